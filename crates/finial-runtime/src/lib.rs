@@ -1,1 +1,10 @@
-//! finial-runtime
+//! What every finial process stands on: clock, tasks, configuration, logging, health, files and the command line.
+
+pub mod authority;
+pub mod backoff;
+pub mod clock;
+pub mod fs;
+mod go_json;
+pub mod log;
+pub mod process;
+pub mod tasks;

@@ -1,0 +1,184 @@
+//! Files and sockets with the modes they must have.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, umask};
+use thiserror::Error;
+use tokio::net::UnixListener;
+
+/// Why a file, directory or socket could not be made.
+#[derive(Debug, Error)]
+pub enum FsError {
+    /// A file could not be replaced.
+    #[error("failed to write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A directory could not be made.
+    #[error("failed to create directory {}", path.display())]
+    CreateDir {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The path of a socket is taken by something that is not a socket.
+    #[error("cannot listen on {}: the path exists and is not a socket; move it away or set another socket path", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A socket could not be bound.
+    #[error("failed to listen on unix socket {}", path.display())]
+    Bind {
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Replaces the content of `path` in one step: readers see the old file or the new one, never a part.
+///
+/// The file is on disk when this returns. `mode` is exact; the umask does not narrow it.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let write = || -> io::Result<()> {
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix(".finial-")
+            .tempfile_in(dir)?;
+        file.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        // Without this the rename may be lost in a crash, and with it a key that has already signed.
+        std::fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| FsError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Creates a directory and its parents; does nothing when it exists. The umask narrows `mode`.
+pub fn create_dir(path: &Path, mode: u32) -> Result<(), FsError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| FsError::CreateDir {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+/// Makes the process umask at least as strict as `minimum`, and says so when it had to.
+pub fn set_umask(minimum: u32) {
+    let minimum = Mode::from_bits_truncate(minimum);
+    let current = umask(minimum);
+    let wanted = current | minimum;
+    umask(wanted);
+    if wanted != current {
+        tracing::warn!(
+            "Current umask {} is too permissive; setting umask {}",
+            octal(current),
+            octal(wanted)
+        );
+    }
+}
+
+/// Prints a mode as operators know it: `0027`.
+fn octal(mode: Mode) -> String {
+    format!("0{:03o}", mode.bits())
+}
+
+/// Listens on a Unix socket, replacing a socket that an earlier process left behind.
+///
+/// Makes the directory with `dir_mode` when it is missing, and gives the socket exactly `socket_mode`. Must be called
+/// within a Tokio runtime.
+pub fn bind_unix(path: &Path, socket_mode: u32, dir_mode: u32) -> Result<UnixListener, FsError> {
+    if let Some(dir) = path.parent()
+        && !dir.as_os_str().is_empty()
+    {
+        create_dir(dir, dir_mode)?;
+    }
+    let bind_error = |source| FsError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            std::fs::remove_file(path).map_err(bind_error)?;
+        }
+        Ok(_) => {
+            return Err(FsError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(bind_error(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(bind_error)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(socket_mode))
+        .map_err(bind_error)?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_file_is_replaced_with_exactly_the_mode_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        std::fs::write(&path, "old").unwrap();
+        write_atomic(&path, b"new", 0o600).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_names_the_file_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing/keys.json");
+        let error = write_atomic(&path, b"new", 0o600).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("failed to write {}", path.display())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("private/api.sock");
+        drop(bind_unix(&socket, 0o777, 0o750).unwrap());
+        let _listener = bind_unix(&socket, 0o770, 0o750).unwrap();
+        assert_eq!(mode(&socket), 0o770);
+
+        let file = dir.path().join("precious");
+        std::fs::write(&file, "data").unwrap();
+        assert!(matches!(
+            bind_unix(&file, 0o770, 0o750),
+            Err(FsError::NotASocket { .. })
+        ));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+    }
+}
