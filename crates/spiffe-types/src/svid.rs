@@ -1,0 +1,3 @@
+//! SVIDs: documents that carry a SPIFFE ID.
+
+pub mod x509;
