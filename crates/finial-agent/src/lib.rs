@@ -1,1 +1,6 @@
-//! finial-agent
+//! The agent: attests its node, keeps the entries the server authorizes it for, and gives workloads their SVIDs.
+//!
+//! [`attestation`] and [`identity`] are about the agent itself, [`link`] is its way to the server, [`sync`] the only writer of the
+//! [`cache`], and the served APIs are its readers.
+
+pub mod cache;
