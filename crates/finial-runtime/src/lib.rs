@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod backoff;
 pub mod clock;
+pub mod config;
 pub mod fs;
 mod go_json;
 pub mod log;

@@ -1,0 +1,95 @@
+//! Configuration files: reading, checking, decoding.
+//!
+//! [`load`] reads a file into a [`hcl::Table`]; [`hcl::decode`] turns tables into structs and reports the keys that no
+//! struct has. What is wrong with a file is said with its line, before anything runs.
+
+pub mod duration;
+mod expand;
+pub mod hcl;
+mod plugins;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+pub use expand::expand_env;
+pub use plugins::{PluginConfig, PluginsError, plugins};
+
+use self::hcl::{HclError, Table, UnknownKey};
+
+/// Why a configuration file could not be loaded.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// There is no such file.
+    #[error("could not find config file {}: please use the -config flag", path.display())]
+    NotFound {
+        /// The file, as an absolute path.
+        path: PathBuf,
+    },
+    /// The file could not be read.
+    #[error("unable to read configuration at {path:?}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The file is not valid HCL or JSON.
+    #[error("unable to decode configuration at {path:?}")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: HclError,
+    },
+}
+
+/// Reads a configuration file. With `expand`, `$NAME` and `${NAME}` are replaced from the environment first.
+pub fn load(path: &Path, expand: bool) -> Result<Table, LoadError> {
+    let text = std::fs::read_to_string(path).map_err(|source| {
+        if source.kind() == io::ErrorKind::NotFound {
+            LoadError::NotFound {
+                path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+            }
+        } else {
+            LoadError::Read {
+                path: path.to_owned(),
+                source,
+            }
+        }
+    })?;
+    let text = if expand {
+        expand_env(&text, |name| std::env::var(name).ok())
+    } else {
+        text
+    };
+    hcl::parse(&text).map_err(|source| LoadError::Decode {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Keys that no section has; displayed one per line, so that an operator can mend them all at once.
+#[derive(Debug, Error)]
+#[error("unknown configuration detected{}", unknown_lines(keys))]
+pub struct UnknownKeysError {
+    /// The keys, in file order.
+    pub keys: Vec<UnknownKey>,
+}
+
+fn unknown_lines(keys: &[UnknownKey]) -> String {
+    match keys {
+        [key] => format!(": {key}"),
+        keys => keys.iter().map(|key| format!("\n  {key}")).collect(),
+    }
+}
+
+/// Refuses a file with unknown keys.
+pub fn refuse_unknown(keys: Vec<UnknownKey>) -> Result<(), UnknownKeysError> {
+    if keys.is_empty() {
+        Ok(())
+    } else {
+        Err(UnknownKeysError { keys })
+    }
+}
