@@ -38,7 +38,7 @@ impl Recoder {
                 match integer(&mut input, 7)? {
                     0 => return Err(HpackError::Index),
                     STATIC_AUTHORITY => {
-                        write_field(&mut out, 0, &Name::Static(STATIC_AUTHORITY), &localhost())
+                        write_field(&mut out, 0, &Name::Static(STATIC_AUTHORITY), &localhost());
                     }
                     index if index < FIRST_DYNAMIC => write_integer(&mut out, INDEXED, 7, index),
                     index => {
@@ -257,7 +257,7 @@ const LOCALHOST: &[u8] = b"localhost";
 const AUTHORITY: &[u8] = b":authority";
 /// The one Huffman form of [`AUTHORITY`]: the code is canonical and its padding is fixed.
 const AUTHORITY_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
-/// SETTINGS_HEADER_TABLE_SIZE unless a server says otherwise, which ours do not.
+/// `SETTINGS_HEADER_TABLE_SIZE` unless a server says otherwise, which ours do not.
 const TABLE_LIMIT_BYTES: usize = 4096;
 const ENTRY_OVERHEAD: usize = 32;
 /// A Huffman-coded string is up to 3.75 times as long as its text: this holds whatever a 4096-byte table can.
