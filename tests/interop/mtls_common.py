@@ -115,7 +115,8 @@ class SpiffeTunnel:
             self.failure = str(error)
             writer.close()
             return
-        await asyncio.gather(pump(reader, remote_writer), pump(remote_reader, writer))
+        with contextlib.suppress(asyncio.CancelledError):  # the tunnel is closing, and streams report a cancelled task loudly
+            await asyncio.gather(pump(reader, remote_writer), pump(remote_reader, writer))
 
 
 async def pump(reader, writer):
