@@ -72,12 +72,12 @@ impl Bundle {
 pub struct X509Authority {
     /// Set once the key must no longer be relied on: what it signed is replaced ahead of time.
     pub tainted: bool,
-    der: Bytes,
     id: AuthorityId,
     subject: Bytes,
     public_key: Bytes,
     not_before: SystemTime,
     not_after: SystemTime,
+    der: Bytes,
 }
 
 impl X509Authority {

@@ -279,6 +279,10 @@ impl NewEntry {
 
 /// What an update changes: `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::option_option,
+    reason = "outside: whether the field changes; inside: what it becomes"
+)]
 pub struct EntryPatch {
     /// See [`Entry::spiffe_id`].
     pub spiffe_id: Option<SpiffeId>,

@@ -423,5 +423,5 @@ const fn is_trust_domain_byte(byte: u8) -> bool {
 }
 
 const fn is_path_byte(byte: u8) -> bool {
-    matches!(byte, b'A'..=b'Z') || is_trust_domain_byte(byte)
+    byte.is_ascii_uppercase() || is_trust_domain_byte(byte)
 }

@@ -213,15 +213,14 @@ fn unsigned(magnitude: &[u8]) -> Vec<u8> {
 fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let mut element = vec![tag];
-    match u8::try_from(length) {
-        Ok(short @ ..=0x7f) => element.push(short),
-        _ => {
-            let octets = length.to_be_bytes();
-            let octets = without_leading_zeros(&octets);
-            // `usize` has at most eight octets.
-            element.push(0x80 | u8::try_from(octets.len()).unwrap_or_default());
-            element.extend_from_slice(octets);
-        }
+    if let Ok(short @ ..=0x7f) = u8::try_from(length) {
+        element.push(short);
+    } else {
+        let octets = length.to_be_bytes();
+        let octets = without_leading_zeros(&octets);
+        // `usize` has at most eight octets.
+        element.push(0x80 | u8::try_from(octets.len()).unwrap_or_default());
+        element.extend_from_slice(octets);
     }
     for part in parts {
         element.extend_from_slice(part);
