@@ -42,7 +42,7 @@ impl WorkloadEndpoint {
         address
             .parse()
             .map(Self::Tcp)
-            .map_err(|_| EndpointError::TcpAddress)
+            .map_err(|_not_an_address| EndpointError::TcpAddress)
     }
 
     /// Reads the address that [`ENDPOINT_VARIABLE`] holds.

@@ -2,6 +2,9 @@
 #![expect(
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
     missing_docs,
     unused_qualifications,
     reason = "generated code"

@@ -81,7 +81,7 @@ fn render_message(scope: &str, message: &DescriptorProto, lines: &mut Vec<String
     if message
         .options
         .as_ref()
-        .is_some_and(|options| options.map_entry())
+        .is_some_and(prost_types::MessageOptions::map_entry)
     {
         lines.push(format!("map_entry {name}"));
     }
@@ -143,7 +143,7 @@ fn field_line(
     if field
         .options
         .as_ref()
-        .is_some_and(|options| options.deprecated())
+        .is_some_and(prost_types::FieldOptions::deprecated)
     {
         line.push_str(" deprecated");
     }
