@@ -7,6 +7,7 @@ pub mod duration;
 mod expand;
 pub mod hcl;
 mod plugins;
+pub mod sections;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use thiserror::Error;
 
 pub use expand::expand_env;
 pub use plugins::{PluginConfig, PluginsError, plugins};
+pub use sections::{ConfigError, HealthConfig};
 
 use self::hcl::{HclError, Table, UnknownKey};
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::log;
+use crate::log::{self, chain};
 
 /// How long blocking work may hold up the end of the process.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
@@ -96,6 +96,6 @@ fn reopen_log() {
     if let Some(handle) = log::current()
         && let Err(error) = handle.reopen()
     {
-        tracing::error!(error = %log::chain(&error), "failed to rotate log after signal");
+        tracing::error!(error = %chain(&error), "failed to rotate log after signal");
     }
 }

@@ -1,1 +1,3 @@
-//! finial-server
+//! The server: the authority of a trust domain, and the keeper of its entries, agents and bundles.
+
+pub mod config;
