@@ -33,7 +33,7 @@ def connect(context, arguments):
 
 def call(source, arguments, number):
     context = source.get_x509_context()
-    message = f"{arguments.message} {number}"
+    message = arguments.message if arguments.count == 1 else f"{arguments.message} {number}"
     with connect(context, arguments) as (channel, failure):
         try:
             answer = channel.unary_unary(METHOD)(message.encode(), timeout=arguments.deadline)
@@ -58,7 +58,7 @@ def main():
     parser.add_argument("--expect", required=True, help="the server's SPIFFE ID")
     parser.add_argument("--dns", help="check this DNS name in place of the SPIFFE ID")
     parser.add_argument("--message", default="ping")
-    parser.add_argument("--count", type=int, default=1, help="number of calls")
+    parser.add_argument("--count", type=int, default=1, help="number of calls; each but a single one adds its number to the message")
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between calls")
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds for each call")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for the first identity")
