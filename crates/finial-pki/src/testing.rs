@@ -1,6 +1,8 @@
 //! A certificate authority for tests.
 #![expect(clippy::expect_used, reason = "test support")]
 
+pub mod foreign;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 

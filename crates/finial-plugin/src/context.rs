@@ -1,6 +1,10 @@
 //! What the host lends a plugin.
 
+use std::fmt;
+use std::sync::Arc;
+
 use finial_runtime::clock::SharedClock;
+use spiffe_types::bundle::Bundle;
 use spiffe_types::id::TrustDomain;
 
 /// What the host lends a plugin when it is built.
@@ -10,4 +14,57 @@ pub struct PluginContext {
     pub trust_domain: TrustDomain,
     /// The clock to ask instead of the system's.
     pub clock: SharedClock,
+    /// The bundle of the own trust domain, as it is when asked.
+    pub own_bundle: BundleLookup,
+}
+
+impl PluginContext {
+    /// Creates a context without a bundle.
+    pub fn new(trust_domain: TrustDomain, clock: SharedClock) -> Self {
+        Self {
+            trust_domain,
+            clock,
+            own_bundle: BundleLookup::default(),
+        }
+    }
+
+    /// Lends the bundle too.
+    #[must_use]
+    pub fn with_own_bundle(mut self, own_bundle: BundleLookup) -> Self {
+        self.own_bundle = own_bundle;
+        self
+    }
+}
+
+/// Answers with the current bundle. Plugins are built before there is one, so they keep the question.
+#[derive(Clone)]
+pub struct BundleLookup {
+    find: Arc<dyn Fn() -> Option<Arc<Bundle>> + Send + Sync>,
+}
+
+impl BundleLookup {
+    /// Creates a lookup that asks `find` each time.
+    pub fn new(find: impl Fn() -> Option<Arc<Bundle>> + Send + Sync + 'static) -> Self {
+        Self {
+            find: Arc::new(find),
+        }
+    }
+
+    /// Returns the bundle, if there is one yet.
+    pub fn find(&self) -> Option<Arc<Bundle>> {
+        (self.find)()
+    }
+}
+
+/// Never finds a bundle.
+impl Default for BundleLookup {
+    fn default() -> Self {
+        Self::new(|| None)
+    }
+}
+
+impl fmt::Debug for BundleLookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BundleLookup")
+    }
 }
