@@ -1,0 +1,191 @@
+//! Connections: from an accepted stream to calls, to a goodbye.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rand::Rng as _;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::layers::ConnectionService;
+
+/// What a connection is allowed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// After this long the client is told to open another connection; none means never.
+    pub(super) max_age: Option<Duration>,
+    /// Calls at the same time.
+    pub(super) max_streams: u32,
+    /// Bytes of one call's request that may be on their way unread.
+    pub(super) stream_window: u32,
+    /// Bytes of all requests that may be on their way unread.
+    pub(super) connection_window: u32,
+}
+
+/// The connections that have not shown yet that there is a client behind them. The oldest goes when there are too many.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    limit: usize,
+    queue: Arc<Mutex<VecDeque<CancellationToken>>>,
+}
+
+/// A place among the waiting; given up when dropped.
+#[derive(Debug)]
+pub(super) struct Place(CancellationToken);
+
+/// How long a stopping server waits for calls that are under way.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
+const MAX_FRAME_BYTES: u32 = 16 * 1024;
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How much of an answer waits for a slow reader.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Serves the calls of one connection until the client leaves, its age is reached, or the server stops. Calls under way
+/// are finished; dropping the future cuts them off.
+pub(super) async fn serve<I>(
+    io: I,
+    service: ConnectionService,
+    bounds: Bounds,
+    stop: CancellationToken,
+) where
+    I: Read + Write + Unpin,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.max_streams)
+        .initial_stream_window_size(bounds.stream_window)
+        .initial_connection_window_size(bounds.connection_window)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+    let age = async {
+        match bounds.max_age {
+            Some(age) => tokio::time::sleep(jittered(age)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = age => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(
+            subsystem_name = "endpoints",
+            error = %finial_runtime::log::chain(&error),
+            "connection ended"
+        );
+    }
+}
+
+/// Waits for the connections of a listener that stops; those that take longer than the grace period are cut off. Tells
+/// whether all of them ended by themselves.
+pub(super) async fn drain(mut connections: JoinSet<()>) -> bool {
+    let all = async { while connections.join_next().await.is_some() {} };
+    let graceful = tokio::time::timeout(GRACE, all).await.is_ok();
+    connections.shutdown().await;
+    graceful
+}
+
+/// A duration give or take a tenth, so that clients that came together do not return together.
+pub(super) fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(rand::rng().random_range(0.9..1.1))
+}
+
+impl Waiting {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            queue: Arc::default(),
+        }
+    }
+
+    /// Takes a place, at the cost of whoever has waited longest when there is none free.
+    pub(super) fn enter(&self) -> Place {
+        let place = CancellationToken::new();
+        let mut queue = self.lock();
+        if queue.len() >= self.limit {
+            queue.retain(|waiting| !waiting.is_cancelled());
+        }
+        while queue.len() >= self.limit {
+            match queue.pop_front() {
+                Some(oldest) => oldest.cancel(),
+                None => break,
+            }
+        }
+        queue.push_back(place.clone());
+        Place(place)
+    }
+
+    /// Turns the one away that has waited longest; used when the process runs out of files.
+    pub(super) fn evict_oldest(&self) {
+        let mut queue = self.lock();
+        while let Some(oldest) = queue.pop_front() {
+            if !oldest.is_cancelled() {
+                oldest.cancel();
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<CancellationToken>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Resolves when the place is needed for somebody else.
+    pub(super) async fn evicted(&self) {
+        self.0.cancelled().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_waiting_gives_way_when_all_places_are_taken() {
+        let waiting = Waiting::new(2);
+        let first = waiting.enter();
+        let second = waiting.enter();
+        let third = waiting.enter();
+
+        assert!(first.0.is_cancelled());
+        assert!(!second.0.is_cancelled());
+        assert!(!third.0.is_cancelled());
+    }
+
+    #[test]
+    fn a_place_that_was_given_up_costs_nobody() {
+        let waiting = Waiting::new(2);
+        let first = waiting.enter();
+        drop(waiting.enter());
+        let third = waiting.enter();
+
+        assert!(!first.0.is_cancelled());
+        assert!(!third.0.is_cancelled());
+    }
+}

@@ -1,0 +1,193 @@
+//! The TCP endpoint: SPIFFE TLS, a client certificate welcome but not required.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use finial_pki::tls::peer_svid;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::incoming::{self, Bounds, Place, Waiting};
+use super::layers::{ConnectionService, Frame, Unidentified};
+use crate::authorize::{Caller, TlsPeer};
+
+/// The bound TCP endpoint.
+#[derive(Debug)]
+pub(crate) struct TcpEndpoint {
+    listener: TcpListener,
+    addr: SocketAddr,
+    tls: Arc<ServerConfig>,
+}
+
+/// Everything from the first packet to the end of the handshake happens within this time.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Handshakes at the same time; each costs a signature and some 50 KiB.
+const MAX_HANDSHAKES: usize = 512;
+/// Connections that have not finished their handshake, silent ones included.
+const MAX_WAITING: usize = 16_384;
+const MAX_CONNECTION_AGE: Duration = Duration::from_mins(3);
+/// Connections without a client certificate, after their handshake.
+const MAX_ANONYMOUS: usize = 4096;
+/// The end of such a connection, whatever it is doing.
+const ANONYMOUS_LIMIT: Duration = Duration::from_mins(6);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+const IDENTIFIED: Bounds = Bounds {
+    max_age: Some(MAX_CONNECTION_AGE),
+    max_streams: 250,
+    stream_window: 1024 * 1024,
+    connection_window: 2 * 1024 * 1024,
+};
+/// Whoever has no certificate attests or fetches the bundle.
+const ANONYMOUS: Bounds = Bounds {
+    max_age: Some(MAX_CONNECTION_AGE),
+    max_streams: 32,
+    stream_window: 64 * 1024,
+    connection_window: 128 * 1024,
+};
+
+impl TcpEndpoint {
+    pub(crate) async fn bind(addr: SocketAddr, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(addr).await?;
+        let addr = listener.local_addr()?;
+        Ok(Self {
+            listener,
+            addr,
+            tls,
+        })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `stop`, then lets calls under way finish for the grace period.
+    pub(crate) async fn run(self, frame: Arc<Frame>, stop: CancellationToken) {
+        let address = self.addr;
+        tracing::info!(subsystem_name = "endpoints", %address, network = "tcp", "Starting Server APIs");
+        let tls = TlsAcceptor::from(self.tls);
+        let waiting = Waiting::new(MAX_WAITING);
+        let anonymous = Waiting::new(MAX_ANONYMOUS);
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_ended) = connections.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, addr)) => {
+                        let accepted = Accepted {
+                            stream,
+                            addr,
+                            place: waiting.enter(),
+                            handshakes: Arc::clone(&handshakes),
+                            tls: tls.clone(),
+                            anonymous: anonymous.clone(),
+                        };
+                        connections.spawn(accepted.run(Arc::clone(&frame), stop.clone()));
+                    }
+                    Err(error) => {
+                        // Out of files, most likely: whoever has said nothing for longest makes room.
+                        tracing::debug!(subsystem_name = "endpoints", %error, "failed to accept a connection");
+                        waiting.evict_oldest();
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(self.listener);
+        super::stop(connections, &address, "tcp").await;
+    }
+}
+
+/// A connection before its handshake.
+struct Accepted {
+    stream: TcpStream,
+    addr: SocketAddr,
+    place: Place,
+    handshakes: Arc<Semaphore>,
+    tls: TlsAcceptor,
+    anonymous: Waiting,
+}
+
+impl Accepted {
+    async fn run(self, frame: Arc<Frame>, stop: CancellationToken) {
+        let addr = self.addr;
+        let anonymous = self.anonymous.clone();
+        let stream = tokio::select! {
+            () = stop.cancelled() => return,
+            stream = self.handshake() => match stream {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        let caller = identify(&stream, addr);
+        let identified = caller.as_ref().is_ok_and(|caller| caller.id().is_some());
+        let service = ConnectionService::new(frame, caller);
+        let io = TokioIo::new(stream);
+        if identified {
+            Box::pin(incoming::serve(io, service, IDENTIFIED, stop)).await;
+            return;
+        }
+        // Nobody vouches for these: they make room for each other, and none stays for ever.
+        let place = anonymous.enter();
+        let serving = Box::pin(incoming::serve(io, service, ANONYMOUS, stop));
+        tokio::select! {
+            () = serving => {}
+            () = place.evicted() => {}
+            () = tokio::time::sleep(ANONYMOUS_LIMIT) => {}
+        }
+    }
+
+    async fn handshake(self) -> Option<TlsStream<TcpStream>> {
+        let Self {
+            stream,
+            addr,
+            place,
+            handshakes,
+            tls,
+            anonymous: _,
+        } = self;
+        let handshake = async {
+            // A client that says nothing holds no permit.
+            stream.ready(Interest::READABLE).await?;
+            let _permit = handshakes.acquire_owned().await.ok();
+            stream.set_nodelay(true)?;
+            tls.accept(stream).await
+        };
+        let outcome = tokio::select! {
+            () = place.evicted() => return None,
+            outcome = tokio::time::timeout(HANDSHAKE_LIMIT, Box::pin(handshake)) => outcome,
+        };
+        match outcome {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    subsystem_name = "endpoints",
+                    caller_addr = %addr,
+                    error = %finial_runtime::log::chain(&error),
+                    "TLS handshake failed"
+                );
+                None
+            }
+            Err(_elapsed) => None,
+        }
+    }
+}
+
+fn identify(stream: &TlsStream<TcpStream>, addr: SocketAddr) -> Result<Caller, Unidentified> {
+    let (_, connection) = stream.get_ref();
+    let svid = match connection.peer_certificates() {
+        None | Some([]) => None,
+        Some(chain) => Some(peer_svid(chain).map_err(|error| Unidentified(error.to_string()))?),
+    };
+    Ok(Caller::Tls(TlsPeer { addr, svid }))
+}
