@@ -174,9 +174,14 @@ impl Cache {
         self.shared.change(|state| state.defer(entries, until));
     }
 
-    /// Marks every SVID for which `is_tainted` holds to be signed anew; returns how many. They are served until then.
-    pub(crate) fn taint(&self, is_tainted: impl Fn(&IssuedSvid) -> bool) -> usize {
-        self.shared.change(|state| state.taint(is_tainted))
+    /// All SVIDs held.
+    pub(crate) fn issued(&self) -> Vec<(EntryId, Arc<IssuedSvid>)> {
+        self.shared.lock().issued()
+    }
+
+    /// Marks the SVIDs of `entries` to be signed anew; returns how many there are. They are served until then.
+    pub(crate) fn taint(&self, entries: &[EntryId]) -> usize {
+        self.shared.change(|state| state.taint(entries))
     }
 
     /// Waits until some entry newly needs an SVID. Cancel-safe; a wake-up in between calls is not lost.

@@ -3,4 +3,12 @@
 //! [`attestation`] and [`identity`] are about the agent itself, [`link`] is its way to the server, [`sync`] the only writer of the
 //! [`cache`], and the served APIs are its readers.
 
+pub mod api;
+pub mod attestation;
 pub mod cache;
+pub mod config;
+pub mod endpoints;
+pub mod identity;
+pub mod link;
+pub mod sync;
+pub mod workload;

@@ -174,16 +174,18 @@ impl Storage {
         let mut next = self.read(Clone::clone);
         change(&mut next);
         let (path, content) = (self.path.clone(), next.encode());
-        tokio::task::spawn_blocking(move || finial_runtime::fs::write_atomic(&path, &content, 0o600))
-            .await
-            .map_err(|source| StorageError::Stopping {
-                path: self.path.clone(),
-                source,
-            })?
-            .map_err(|source| StorageError::Write {
-                path: self.path.clone(),
-                source,
-            })?;
+        tokio::task::spawn_blocking(move || {
+            finial_runtime::fs::write_atomic(&path, &content, 0o600)
+        })
+        .await
+        .map_err(|source| StorageError::Stopping {
+            path: self.path.clone(),
+            source,
+        })?
+        .map_err(|source| StorageError::Write {
+            path: self.path.clone(),
+            source,
+        })?;
         *self.data.lock().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
@@ -269,7 +271,9 @@ fn decode_certificates(field: &str, items: Option<Vec<String>>) -> Result<Vec<By
             .map_err(|error| format!("{field}[{index}] is not PEM: {error}"))?;
         match (blocks.pop(), blocks.is_empty()) {
             (Some(certificate), true) => Ok(certificate),
-            _ => Err(format!("{field}[{index}] must hold exactly one certificate")),
+            _ => Err(format!(
+                "{field}[{index}] must hold exactly one certificate"
+            )),
         }
     };
     items
@@ -305,7 +309,8 @@ mod tests {
 
     /// As SPIRE leaves it behind after a join-token attestation; the certificates shortened to their framing.
     fn recorded() -> String {
-        let item = BASE64.encode("-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n");
+        let item =
+            BASE64.encode("-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n");
         format!(
             r#"{{"svid":["{item}"],"bundle":["{item}","{item}"],"reattestable":true,"bootstrap_use":2,"bootstrap_start_time":"0001-01-01T00:00:00Z","connection_attempts":0}}"#
         )
@@ -342,7 +347,10 @@ mod tests {
             reattestable: true,
         };
         storage.store_svid(svid.clone()).await.unwrap();
-        storage.store_bundle(vec![Bytes::from_static(&[0x30, 0])]).await.unwrap();
+        storage
+            .store_bundle(vec![Bytes::from_static(&[0x30, 0])])
+            .await
+            .unwrap();
 
         let again = Storage::open(directory.path()).unwrap();
         assert_eq!(again.svid(), Some(svid));

@@ -273,17 +273,27 @@ impl State {
         }
     }
 
-    pub(super) fn taint(&mut self, is_tainted: impl Fn(&IssuedSvid) -> bool) -> usize {
-        let tainted: Vec<_> = self
-            .records
-            .iter()
-            .filter(|(_, record)| record.svid.as_deref().is_some_and(&is_tainted))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &tainted {
-            self.work.need(id, Reason::Tainted, self.revision);
+    pub(super) fn issued(&self) -> Vec<(EntryId, Arc<IssuedSvid>)> {
+        let issued = self.records.iter().filter_map(|(id, record)| {
+            let svid = record.svid.as_ref()?;
+            Some((id.clone(), Arc::clone(svid)))
+        });
+        issued.collect()
+    }
+
+    pub(super) fn taint(&mut self, entries: &[EntryId]) -> usize {
+        let mut count = 0;
+        for id in entries {
+            if self
+                .records
+                .get(id)
+                .is_some_and(|record| record.svid.is_some())
+            {
+                self.work.need(id, Reason::Tainted, self.revision);
+                count += 1;
+            }
         }
-        tainted.len()
+        count
     }
 
     /// Sends every touched group its new update.

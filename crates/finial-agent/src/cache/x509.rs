@@ -53,11 +53,10 @@ pub struct IssuedSvid {
 impl IssuedSvid {
     /// Joins a verified SVID with its key.
     pub fn new(svid: &X509Svid, key_der: KeyDer, renew_at: SystemTime) -> Self {
-        let chain = svid.chain().to_vec();
         Self {
             id: svid.id().clone(),
-            chain_der: chain.concat().into(),
-            chain,
+            chain: svid.chain().to_vec(),
+            chain_der: svid.chain_der(),
             key_der,
             not_before: svid.not_before(),
             not_after: svid.not_after(),

@@ -1,0 +1,92 @@
+//! What goes wrong while synchronizing, and what it means for the agent.
+
+use std::time::Duration;
+
+use finial_client::status::{AgentVerdict, agent_verdict, describe, is_connection_lost};
+use finial_proto::convert::ConvertError;
+use thiserror::Error;
+
+/// Why a synchronization failed.
+#[derive(Debug, Error)]
+pub enum SyncError {
+    /// The server, or the way to it, refused.
+    #[error("failed to {act}")]
+    Rpc {
+        /// What was being done.
+        act: &'static str,
+        /// The answer.
+        source: Box<tonic::Status>,
+    },
+    /// The server's own bundle makes no sense.
+    #[error("failed to parse trust domain bundle")]
+    Bundle {
+        /// The cause.
+        source: ConvertError,
+    },
+    /// The push stream went quiet, so what the agent holds may be out of date.
+    #[error("no heartbeat from the server for {silence:?}")]
+    Silent {
+        /// For how long.
+        silence: Duration,
+    },
+    /// The server ended the push stream.
+    #[error("the server closed the push stream")]
+    Closed,
+    /// The agent has a new SVID, and opens the push stream with it.
+    #[error("the connection was replaced")]
+    Redialled,
+}
+
+impl SyncError {
+    /// An answer of the server to `act`.
+    pub(super) fn rpc(act: &'static str) -> impl FnOnce(tonic::Status) -> Self {
+        move |status| Self::Rpc {
+            act,
+            source: Box::new(status),
+        }
+    }
+
+    fn status(&self) -> Option<&tonic::Status> {
+        match self {
+            Self::Rpc { source, .. } => Some(source),
+            Self::Bundle { .. } | Self::Silent { .. } | Self::Closed | Self::Redialled => None,
+        }
+    }
+
+    /// What the server told the agent to do, if it did.
+    pub fn verdict(&self) -> Option<AgentVerdict> {
+        self.status().and_then(agent_verdict)
+    }
+
+    /// Whether the server's certificate is signed by nobody the agent knows.
+    pub fn is_unknown_authority(&self) -> bool {
+        self.status().is_some_and(is_unknown_authority)
+    }
+
+    /// Whether the server does not know the call.
+    pub fn is_unimplemented(&self) -> bool {
+        self.status()
+            .is_some_and(|status| status.code() == tonic::Code::Unimplemented)
+    }
+
+    /// Whether the connection broke, so that another server may answer next.
+    pub fn is_connection_lost(&self) -> bool {
+        match self {
+            Self::Rpc { source, .. } => is_connection_lost(source),
+            Self::Silent { .. } | Self::Closed => true,
+            Self::Bundle { .. } | Self::Redialled => false,
+        }
+    }
+}
+
+/// Whether a call failed because the server's certificate is signed by nobody the agent knows.
+pub fn is_unknown_authority(status: &tonic::Status) -> bool {
+    let text = describe(status);
+    UNKNOWN_AUTHORITY.iter().any(|words| text.contains(words))
+}
+
+/// As rustls says it, and as Go says it where the answer comes through a proxy.
+const UNKNOWN_AUTHORITY: [&str; 2] = [
+    "invalid peer certificate: UnknownIssuer",
+    "x509: certificate signed by unknown authority",
+];
