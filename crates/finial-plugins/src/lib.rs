@@ -1,1 +1,3 @@
 //! finial-plugins
+
+pub mod node_attestor;
