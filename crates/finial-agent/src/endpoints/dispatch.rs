@@ -1,0 +1,92 @@
+//! What happens to a request before a service sees it.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use futures::future::{Either, FutureExt as _};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::Service;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::util::{Oneshot, ServiceExt as _};
+
+use crate::api::status::SECURITY_HEADER_MISSING;
+use crate::workload::Caller;
+
+/// The services of one connection. Every request learns who calls, and must bear the security header if it is for the Workload API.
+#[derive(Debug, Clone)]
+pub(super) struct Dispatch {
+    routes: Routes,
+    caller: Arc<Caller>,
+}
+
+impl Dispatch {
+    pub(super) fn new(routes: Routes, caller: Arc<Caller>) -> Self {
+        Self { routes, caller }
+    }
+
+    pub(super) fn caller(&self) -> &Arc<Caller> {
+        &self.caller
+    }
+}
+
+impl Service<Request<Incoming>> for Dispatch {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future =
+        Either<Ready<Result<Self::Response, Infallible>>, Oneshot<Routes, Request<Incoming>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if request.uri().path().starts_with(WORKLOAD_API) && !has_security_header(request.headers())
+        {
+            let status = Status::invalid_argument(SECURITY_HEADER_MISSING);
+            return ready(Ok(status.into_http())).left_future();
+        }
+        request.extensions_mut().insert(Arc::clone(&self.caller));
+        self.routes.clone().oneshot(request).right_future()
+    }
+}
+
+/// The header proves that a caller speaks this protocol on purpose: no browser or proxy can be talked into sending it.
+fn has_security_header(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(SECURITY_HEADER).iter();
+    values
+        .next()
+        .is_some_and(|value| value == SECURITY_HEADER_VALUE)
+        && values.next().is_none()
+}
+
+/// The metadata key every call of the Workload API must bear, exactly once.
+pub const SECURITY_HEADER: &str = "workload.spiffe.io";
+/// The only accepted value of [`SECURITY_HEADER`].
+pub const SECURITY_HEADER_VALUE: &str = "true";
+const WORKLOAD_API: &str = "/SpiffeWorkloadAPI/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_security_header_is_exactly_one_true() {
+        let cases: [(&[&str], bool); 7] = [
+            (&["true"], true),
+            (&[], false),
+            (&["true", "true"], false),
+            (&["True"], false),
+            (&["1"], false),
+            (&["true,true"], false),
+            (&["false", "true"], false),
+        ];
+
+        for (values, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(SECURITY_HEADER, value.parse().unwrap());
+            }
+            assert_eq!(has_security_header(&headers), expected, "{values:?}");
+        }
+    }
+}
