@@ -1,0 +1,114 @@
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+
+use finial_plugin::workload::Peer;
+use nix::unistd::{getegid, geteuid};
+
+use super::*;
+
+fn myself() -> Workload {
+    let (socket, _other) = UnixStream::pair().unwrap();
+    Peer::capture(&socket).unwrap().open().unwrap()
+}
+
+async fn attest(config: UnixConfig) -> Vec<String> {
+    let found = UnixAttestor::new(config).attest(&myself()).await.unwrap();
+    found.iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test]
+async fn ids_of_the_process_become_selectors() {
+    let found = attest(UnixConfig::default()).await;
+
+    assert_eq!(found[0], format!("unix:uid:{}", geteuid()));
+    assert!(
+        found.contains(&format!("unix:gid:{}", getegid())),
+        "{found:?}"
+    );
+    if geteuid().is_root() {
+        assert!(found.contains(&"unix:user:root".to_owned()), "{found:?}");
+        assert!(found.contains(&"unix:group:root".to_owned()), "{found:?}");
+    }
+    assert!(
+        !found
+            .iter()
+            .any(|selector| selector.starts_with("unix:path:")),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_executable_is_named_and_hashed_on_demand() {
+    let found = attest(UnixConfig {
+        discover_workload_path: true,
+        workload_size_limit: 0,
+    })
+    .await;
+
+    let exe = std::env::current_exe().unwrap();
+    let digest = hex::encode(Sha256::digest(std::fs::read(&exe).unwrap()));
+    assert!(
+        found.contains(&format!("unix:path:{}", exe.display())),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&format!("unix:sha256:{digest}")),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_negative_size_limit_leaves_the_digest_out() {
+    let found = attest(UnixConfig {
+        discover_workload_path: true,
+        workload_size_limit: -1,
+    })
+    .await;
+
+    assert!(
+        found
+            .iter()
+            .any(|selector| selector.starts_with("unix:path:")),
+        "{found:?}"
+    );
+    assert!(
+        !found
+            .iter()
+            .any(|selector| selector.starts_with("unix:sha256:")),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn an_executable_beyond_the_limit_is_refused_by_name_and_size() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"12345").unwrap();
+
+    let error = sha256(file.reopen().unwrap(), Path::new("/bin/web"), 4).unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "SHA256 digest: workload /bin/web exceeds size limit (5 > 4)"
+    );
+    assert!(sha256(file.reopen().unwrap(), Path::new("/bin/web"), 5).is_ok());
+}
+
+#[tokio::test]
+async fn an_executable_beyond_the_limit_fails_the_attestor() {
+    let attestor = UnixAttestor::new(UnixConfig {
+        discover_workload_path: true,
+        workload_size_limit: 1,
+    });
+
+    assert!(attestor.attest(&myself()).await.is_err());
+}
+
+#[test]
+fn supplementary_groups_are_read_from_status() {
+    assert_eq!(
+        supplementary_groups("Gid:\t1\t2\t3\t4\nGroups:\t4 24 27 \nNStgid:\t9\n"),
+        [4, 24, 27]
+    );
+    assert_eq!(supplementary_groups("Groups:\t \n"), [0; 0]);
+    assert_eq!(supplementary_groups("Name:\tx\n"), [0; 0]);
+}
