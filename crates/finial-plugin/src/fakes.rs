@@ -33,8 +33,17 @@ impl FakeKeyManager {
 
 #[async_trait]
 impl KeyManager for FakeKeyManager {
-    async fn generate(&self, id: &KeyId, kind: KeyKind) -> Result<Arc<dyn SigningKey>, PluginError> {
-        if let Some(error) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    async fn generate(
+        &self,
+        id: &KeyId,
+        kind: KeyKind,
+    ) -> Result<Arc<dyn SigningKey>, PluginError> {
+        if let Some(error) = self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             return Err(error);
         }
         let key = SoftwareKey::generate(kind)
@@ -47,7 +56,9 @@ impl KeyManager for FakeKeyManager {
     }
 
     async fn find(&self, id: &KeyId) -> Result<Option<Arc<dyn SigningKey>>, PluginError> {
-        Ok(self.exportable(id)?.map(|key| Arc::new(key) as Arc<dyn SigningKey>))
+        Ok(self
+            .exportable(id)?
+            .map(|key| Arc::new(key) as Arc<dyn SigningKey>))
     }
 
     async fn list(&self) -> Result<Vec<(KeyId, Arc<dyn SigningKey>)>, PluginError> {
@@ -83,7 +94,11 @@ impl ServerNodeAttestor for FakeServerNodeAttestor {
         &self.name
     }
 
-    async fn attest(&self, payload: &[u8], agent: &mut dyn Challenger) -> Result<NodeAttestation, AttestError> {
+    async fn attest(
+        &self,
+        payload: &[u8],
+        agent: &mut dyn Challenger,
+    ) -> Result<NodeAttestation, AttestError> {
         if payload != self.payload {
             return Err(AttestError::malformed("unexpected payload"));
         }
@@ -177,8 +192,11 @@ impl WorkloadAttestor for FakeWorkloadAttestor {
     }
 
     async fn attest(&self, workload: &Workload) -> Result<Vec<Selector>, AttestError> {
-        let selectors = self.selectors.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(selectors.get(&workload.pid).cloned().unwrap_or_default())
+        let selectors = self
+            .selectors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(selectors.get(&workload.pid()).cloned().unwrap_or_default())
     }
 }
 
@@ -191,7 +209,10 @@ pub struct FakeBundleListener {
 impl FakeBundleListener {
     /// Returns the bundles seen so far, oldest first.
     pub fn bundles(&self) -> Vec<Bundle> {
-        self.bundles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.bundles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn record(&self, bundle: &Bundle) {

@@ -46,7 +46,8 @@ impl From<&str> for KeyId {
 pub trait KeyManager: Debug + Send + Sync {
     /// Generates a key, replacing any key with the same id. Once this returns, the key survives a restart as far as the
     /// key manager's keys do at all.
-    async fn generate(&self, id: &KeyId, kind: KeyKind) -> Result<Arc<dyn SigningKey>, PluginError>;
+    async fn generate(&self, id: &KeyId, kind: KeyKind)
+    -> Result<Arc<dyn SigningKey>, PluginError>;
 
     /// Finds the key of this id.
     async fn find(&self, id: &KeyId) -> Result<Option<Arc<dyn SigningKey>>, PluginError>;

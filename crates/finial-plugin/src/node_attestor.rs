@@ -35,7 +35,11 @@ pub trait ServerNodeAttestor: Debug + Send + Sync {
     fn name(&self) -> &str;
 
     /// Decides whether `payload`, and the agent's answers to challenges, prove an identity.
-    async fn attest(&self, payload: &[u8], agent: &mut dyn Challenger) -> Result<NodeAttestation, AttestError>;
+    async fn attest(
+        &self,
+        payload: &[u8],
+        agent: &mut dyn Challenger,
+    ) -> Result<NodeAttestation, AttestError>;
 }
 
 /// The agent's half.

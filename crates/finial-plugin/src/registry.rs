@@ -63,18 +63,26 @@ impl<T: ?Sized> Factories<T> {
 
     fn add(&mut self, name: &'static str, build: Build<T>) {
         let replaced = self.builds.insert(name, build);
-        debug_assert!(replaced.is_none(), "{} {name} is registered twice", self.kind);
+        debug_assert!(
+            replaced.is_none(),
+            "{} {name} is registered twice",
+            self.kind
+        );
     }
 
-    fn build(&self, context: &PluginContext, config: &PluginConfig) -> Result<Arc<T>, RegistryError> {
-        let build = self
-            .builds
-            .get(config.name.as_str())
-            .ok_or_else(|| RegistryError::Unknown {
-                kind: self.kind,
-                name: config.name.clone(),
-                known: self.names().collect::<Vec<_>>().join(", "),
-            })?;
+    fn build(
+        &self,
+        context: &PluginContext,
+        config: &PluginConfig,
+    ) -> Result<Arc<T>, RegistryError> {
+        let build =
+            self.builds
+                .get(config.name.as_str())
+                .ok_or_else(|| RegistryError::Unknown {
+                    kind: self.kind,
+                    name: config.name.clone(),
+                    known: self.names().collect::<Vec<_>>().join(", "),
+                })?;
         build(context, config).map_err(|source| RegistryError::Configure {
             kind: self.kind,
             name: config.name.clone(),

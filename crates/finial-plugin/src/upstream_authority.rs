@@ -39,5 +39,7 @@ pub trait UpstreamAuthority: Debug + Send + Sync {
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<TrustRoots, PluginError>;
 
     /// Follows the upstream's roots: the present ones first, then each change.
-    async fn roots(&self) -> Result<BoxStream<'static, Result<TrustRoots, PluginError>>, PluginError>;
+    async fn roots(
+        &self,
+    ) -> Result<BoxStream<'static, Result<TrustRoots, PluginError>>, PluginError>;
 }
