@@ -52,7 +52,7 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
+    use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
     use super::*;

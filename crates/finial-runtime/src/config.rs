@@ -83,7 +83,10 @@ pub struct UnknownKeysError {
 fn unknown_lines(keys: &[UnknownKey]) -> String {
     match keys {
         [key] => format!(": {key}"),
-        keys => keys.iter().map(|key| format!("\n  {key}")).collect(),
+        keys => {
+            let lines: Vec<_> = keys.iter().map(ToString::to_string).collect();
+            format!("\n  {}", lines.join("\n  "))
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use crate::go_text::append;
+
 /// Renders `value` on one line without a trailing newline.
 pub(crate) fn to_string(value: &Value) -> String {
     let mut out = String::new();
@@ -56,7 +58,7 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
             '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | '\0'..='\u{1f}' => {
-                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+                append(out, format_args!("\\u{:04x}", u32::from(c)));
             }
             c => out.push(c),
         }

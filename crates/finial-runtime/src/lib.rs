@@ -2,10 +2,12 @@
 
 pub mod authority;
 pub mod backoff;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fs;
 mod go_json;
+pub mod go_text;
 pub mod log;
 pub mod process;
 pub mod tasks;

@@ -1,5 +1,10 @@
 //! The HCL reader against what Go's own HCL 1 parser was recorded to do.
-#![expect(clippy::unwrap_used, reason = "test support")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::struct_field_names,
+    clippy::unwrap_used,
+    reason = "test support"
+)]
 
 use std::collections::BTreeMap;
 

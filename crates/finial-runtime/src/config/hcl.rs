@@ -15,6 +15,7 @@ mod scan;
 
 use std::fmt::{self, Display};
 
+pub(crate) use parse::integer;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 

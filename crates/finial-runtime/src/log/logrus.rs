@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt::{Debug, Write as _};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,6 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::{Format, SharedLevel, Sink, chain};
 use crate::clock::SharedClock;
 use crate::go_json;
+use crate::go_text::push_quoted;
 
 /// Crates whose events are ours; of the others only errors are shown.
 const OURS: [&str; 2] = ["finial", "spiffe_types"];
@@ -241,28 +242,6 @@ fn push_text(out: &mut String, key: &str, value: &str) {
     } else {
         push_quoted(out, value);
     }
-}
-
-/// Quotes as Go's `%q` does.
-fn push_quoted(out: &mut String, value: &str) {
-    out.push('"');
-    for c in value.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            c if c.is_ascii_control() => drop(write!(out, "\\x{:02x}", u32::from(c))),
-            c if c.is_control() => drop(write!(out, "\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 fn json_line(head: Vec<(&str, String)>, fields: BTreeMap<String, FieldValue>) -> String {

@@ -19,7 +19,7 @@ pub(super) fn decode<T: DeserializeOwned>(
 ) -> Result<(T, Vec<UnknownKey>), HclError> {
     let unknown = RefCell::new(Vec::new());
     let value = T::deserialize(Tables {
-        tables: tables.to_vec(),
+        merged: tables.to_vec(),
         position: Position { line: 1, column: 1 },
         path: section.to_owned(),
         unknown: &unknown,
@@ -47,7 +47,7 @@ type Unknown = RefCell<Vec<UnknownKey>>;
 
 /// Tables read as one.
 struct Tables<'a> {
-    tables: Vec<&'a Table>,
+    merged: Vec<&'a Table>,
     position: Position,
     path: String,
     unknown: &'a Unknown,
@@ -55,14 +55,14 @@ struct Tables<'a> {
 
 /// Everything given for one key.
 struct Nodes<'a> {
-    nodes: Vec<&'a Node>,
+    given: Vec<&'a Node>,
     path: String,
     unknown: &'a Unknown,
 }
 
 impl<'a> Tables<'a> {
     fn items(&self) -> impl Iterator<Item = &'a Item> + use<'a> {
-        let tables = self.tables.clone();
+        let tables = self.merged.clone();
         tables.into_iter().flat_map(|table| table.items.iter())
     }
 
@@ -186,7 +186,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
             .deserialize(key)
             .map_err(|error| locate(error, position, &path))?;
         self.value = Some(Nodes {
-            nodes,
+            given: nodes,
             path,
             unknown: self.unknown,
         });
@@ -204,14 +204,14 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 impl<'a> Nodes<'a> {
     fn one(node: &'a Node, path: String, unknown: &'a Unknown) -> Self {
         Self {
-            nodes: vec![node],
+            given: vec![node],
             path,
             unknown,
         }
     }
 
     fn last(&self) -> Result<&'a Node, HclError> {
-        self.nodes
+        self.given
             .last()
             .copied()
             .ok_or_else(|| de::Error::custom(format_args!("{}: no value", self.path)))
@@ -235,14 +235,14 @@ impl<'a> Nodes<'a> {
     fn tables(self) -> Result<Tables<'a>, HclError> {
         let position = self.last()?.position;
         let mut tables = Vec::new();
-        for node in &self.nodes {
+        for node in &self.given {
             match &node.value {
                 Value::Table(table) => tables.push(table),
                 _ => return self.mismatch(node, "a block"),
             }
         }
         Ok(Tables {
-            tables,
+            merged: tables,
             position,
             path: self.path,
             unknown: self.unknown,
@@ -251,7 +251,7 @@ impl<'a> Nodes<'a> {
 
     fn elements(self) -> Result<Elements<'a>, HclError> {
         let mut nodes = Vec::new();
-        for node in &self.nodes {
+        for node in &self.given {
             match &node.value {
                 Value::List(items) => nodes.extend(items),
                 Value::Table(_) => nodes.push(node),

@@ -236,7 +236,7 @@ pub(super) fn literal(token: Token) -> Result<Node, HclError> {
 }
 
 /// Reads a whole number with Go's prefixes: `0x1f`, `0o17`, `017`, `0b1`; underscores between digits are allowed.
-pub(super) fn integer(text: &str) -> Option<i64> {
+pub(crate) fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
