@@ -143,6 +143,11 @@ impl Cache {
         self.shared.lock().counts()
     }
 
+    /// The revision the agent stands at.
+    pub(crate) fn revision(&self) -> u64 {
+        self.shared.lock().revision()
+    }
+
     /// The revision up to which SVIDs are fetched and subscribers have been told.
     pub(crate) fn settled(&self) -> watch::Receiver<u64> {
         self.shared.settled.subscribe()

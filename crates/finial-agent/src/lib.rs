@@ -3,9 +3,11 @@
 //! [`attestation`] and [`identity`] are about the agent itself, [`link`] is its way to the server, [`sync`] the only writer of the
 //! [`cache`], and the served APIs are its readers.
 
+pub mod agent;
 pub mod api;
 pub mod attestation;
 pub mod cache;
+mod catalog;
 pub mod config;
 pub mod endpoints;
 pub mod identity;

@@ -111,6 +111,10 @@ impl State {
         self.groups.ids().count()
     }
 
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     pub(super) fn settled_revision(&self) -> u64 {
         self.work.settled(self.revision)
     }
