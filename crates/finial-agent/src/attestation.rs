@@ -192,7 +192,7 @@ impl NodeAttestation {
             state.purpose = BootstrapUse::Bootstrap;
         }
         state.attempts += 1;
-        state.started_at.get_or_insert(self.now());
+        state.started_at.get_or_insert_with(|| self.now());
         self.note(state).await?;
         tracing::debug!(
             subsystem_name = SUBSYSTEM,

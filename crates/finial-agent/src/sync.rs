@@ -326,7 +326,7 @@ fn for_workloads<'a>(entries: impl IntoIterator<Item = &'a Arc<Entry>>) -> Vec<A
     entries.into_iter().filter(for_workloads).cloned().collect()
 }
 
-fn read_ids(ids: Vec<String>) -> Vec<EntryId> {
+fn read_ids(ids: &[String]) -> Vec<EntryId> {
     ids.iter()
         .filter_map(|id| EntryId::parse(id).ok())
         .collect()

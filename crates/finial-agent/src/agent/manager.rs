@@ -152,13 +152,14 @@ impl Manager {
         state.started_at = Some(started_at);
         self.note(state).await;
         let lasted = Duration::try_from(now - started_at).unwrap_or_default();
-        if lasted < delay {
+        let left = delay.saturating_sub(lasted);
+        if !left.is_zero() {
             tracing::info!(
                 subsystem_name = SUBSYSTEM,
-                time_left = ?(delay - lasted),
+                time_left = ?left,
                 "Trust Bundle and Server don't agree, ignoring for now"
             );
-            tokio::time::sleep(DISAGREEMENT_INTERVAL.min(delay - lasted)).await;
+            tokio::time::sleep(DISAGREEMENT_INTERVAL.min(left)).await;
             return Ok(());
         }
         tracing::warn!(

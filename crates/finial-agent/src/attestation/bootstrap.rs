@@ -326,7 +326,7 @@ fn with_roots(client: reqwest::ClientBuilder) -> Result<reqwest::Client, reqwest
     if webpki_roots::TLS_SERVER_ROOTS.is_empty() || has_system_roots() {
         return client.build();
     }
-    let roots = rustls::RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let roots: rustls::RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
     let provider = provider.unwrap_or_else(|| rustls::crypto::aws_lc_rs::default_provider().into());
     match rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -352,16 +352,22 @@ fn with_query(url: &str, query: &[(&'static str, String)]) -> String {
         url.push(if url.contains('?') { '&' } else { '?' });
         url.push_str(name);
         url.push('=');
-        for byte in value.bytes() {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                    url.push(char::from(byte))
-                }
-                _ => url.push_str(&format!("%{byte:02X}")),
-            }
-        }
+        url.extend(value.bytes().flat_map(escape));
     }
     url
+}
+
+/// One byte of a query value: as it is, or as `%XX`.
+fn escape(byte: u8) -> impl Iterator<Item = char> {
+    let digit =
+        |value: u8| char::from_digit(value.into(), 16).map(|digit| digit.to_ascii_uppercase());
+    let is_plain = byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let escaped = if is_plain {
+        [Some(char::from(byte)), None, None]
+    } else {
+        [Some('%'), digit(byte >> 4), digit(byte & 0xF)]
+    };
+    escaped.into_iter().flatten()
 }
 
 fn check(authorities: Vec<Bytes>) -> Result<Vec<Bytes>, ParseError> {
@@ -376,7 +382,7 @@ fn check(authorities: Vec<Bytes>) -> Result<Vec<Bytes>, ParseError> {
 }
 
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
-const WORKLOAD_API_TIMEOUT: Duration = Duration::from_secs(60);
+const WORKLOAD_API_TIMEOUT: Duration = Duration::from_mins(1);
 const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",

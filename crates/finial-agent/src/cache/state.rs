@@ -193,7 +193,7 @@ impl State {
             self.remove(&id);
         }
         for entry in change.entries {
-            self.upsert(entry);
+            self.upsert(&entry);
         }
         self.enforce_limit();
         self.fill_room();
@@ -372,14 +372,14 @@ impl State {
         }
     }
 
-    fn upsert(&mut self, entry: Arc<Entry>) {
+    fn upsert(&mut self, entry: &Arc<Entry>) {
         let id = entry.id.clone();
         let Some(record) = self.records.get(&id) else {
             self.insert(entry);
             return;
         };
         let old = Arc::clone(&record.entry);
-        if old == entry {
+        if old == *entry {
             return;
         }
         if old.created_at != entry.created_at || old.spiffe_id != entry.spiffe_id {
@@ -404,23 +404,23 @@ impl State {
         self.dirty.extend(self.groups.entitled_to(&old.selectors));
         let outdated = old.revision_number != entry.revision_number;
         if let Some(record) = self.records.get_mut(&id) {
-            record.entry = Arc::clone(&entry);
+            record.entry = Arc::clone(entry);
             if outdated && record.svid.is_some() {
                 self.work.need(&id, Reason::Outdated, self.revision);
             }
         }
-        self.index.insert(Arc::clone(&entry));
+        self.index.insert(Arc::clone(entry));
         if added > 0 || removed > 0 {
             for group in self.groups.entitled_to(&old.selectors) {
                 self.leave_group(group, &id);
             }
-            self.enter_groups(&entry);
+            self.enter_groups(entry);
         } else {
             self.dirty.extend(self.groups.entitled_to(&entry.selectors));
         }
     }
 
-    fn insert(&mut self, entry: Arc<Entry>) {
+    fn insert(&mut self, entry: &Arc<Entry>) {
         let id = entry.id.clone();
         tracing::debug!(
             subsystem_name = "cache_manager",
@@ -431,17 +431,17 @@ impl State {
         );
         self.ticks += 1;
         let record = Record {
-            entry: Arc::clone(&entry),
+            entry: Arc::clone(entry),
             svid: None,
             groups: 0,
             left_at: self.ticks,
         };
         self.records.insert(id.clone(), record);
-        self.index.insert(Arc::clone(&entry));
+        self.index.insert(Arc::clone(entry));
         if !entry.disable_x509_svid_prefetch {
             self.idle.insert(id);
         }
-        self.enter_groups(&entry);
+        self.enter_groups(entry);
     }
 
     fn remove(&mut self, id: &EntryId) {

@@ -27,7 +27,7 @@ pub(super) struct Group {
 /// All groups, found by selectors, and by an entry that could concern them.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    groups: HashMap<GroupId, Group>,
+    by_id: HashMap<GroupId, Group>,
     by_set: HashMap<SelectorSet, GroupId>,
     by_selector: HashMap<Selector, BTreeSet<GroupId>>,
     next_id: GroupId,
@@ -48,7 +48,7 @@ impl Groups {
     ) -> GroupId {
         let id = self.next_id;
         self.next_id += 1;
-        for selector in selectors.iter() {
+        for selector in selectors {
             self.by_selector
                 .entry(selector.clone())
                 .or_default()
@@ -56,7 +56,7 @@ impl Groups {
         }
         self.by_set.insert(selectors.clone(), id);
         let (update, _) = watch::channel(Arc::new(update));
-        self.groups.insert(
+        self.by_id.insert(
             id,
             Group {
                 selectors: selectors.clone(),
@@ -70,21 +70,21 @@ impl Groups {
 
     /// Adds a subscriber to an open group.
     pub(super) fn join(&mut self, id: GroupId) -> Option<watch::Receiver<Arc<WorkloadUpdate>>> {
-        let group = self.groups.get_mut(&id)?;
+        let group = self.by_id.get_mut(&id)?;
         group.subscribers += 1;
         Some(group.update.subscribe())
     }
 
     /// Takes a subscriber away; the last one closes the group, which is then returned.
     pub(super) fn leave(&mut self, id: GroupId) -> Option<Group> {
-        let group = self.groups.get_mut(&id)?;
+        let group = self.by_id.get_mut(&id)?;
         group.subscribers = group.subscribers.saturating_sub(1);
         if group.subscribers > 0 {
             return None;
         }
-        let group = self.groups.remove(&id)?;
+        let group = self.by_id.remove(&id)?;
         self.by_set.remove(&group.selectors);
-        for selector in group.selectors.iter() {
+        for selector in &group.selectors {
             if let Some(groups) = self.by_selector.get_mut(selector) {
                 groups.remove(&id);
                 if groups.is_empty() {
@@ -98,7 +98,7 @@ impl Groups {
     /// The groups an entry with `selectors` belongs to.
     pub(super) fn entitled_to(&self, selectors: &SelectorSet) -> Vec<GroupId> {
         let mut rarest: Option<&BTreeSet<GroupId>> = None;
-        for selector in selectors.iter() {
+        for selector in selectors {
             let Some(groups) = self.by_selector.get(selector) else {
                 return Vec::new();
             };
@@ -111,7 +111,7 @@ impl Groups {
             .flatten()
             .copied()
             .filter(|id| {
-                self.groups
+                self.by_id
                     .get(id)
                     .is_some_and(|group| selectors.is_subset_of(&group.selectors))
             })
@@ -119,19 +119,19 @@ impl Groups {
     }
 
     pub(super) fn get(&self, id: GroupId) -> Option<&Group> {
-        self.groups.get(&id)
+        self.by_id.get(&id)
     }
 
     pub(super) fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
-        self.groups.get_mut(&id)
+        self.by_id.get_mut(&id)
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.keys().copied()
+        self.by_id.keys().copied()
     }
 
     pub(super) fn subscriber_count(&self) -> usize {
-        self.groups.values().map(|group| group.subscribers).sum()
+        self.by_id.values().map(|group| group.subscribers).sum()
     }
 }
 

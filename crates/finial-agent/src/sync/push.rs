@@ -39,7 +39,7 @@ impl Synchronizer {
             tokio::time::timeout(RPC_TIMEOUT, client.follow(ReceiverStream::new(receiver)));
         let mut answers = answers
             .await
-            .map_err(|_| SyncError::Silent {
+            .map_err(|_elapsed| SyncError::Silent {
                 silence: RPC_TIMEOUT,
             })?
             .map_err(SyncError::rpc("follow entries"))?
@@ -164,7 +164,7 @@ impl PartialStep {
         for entry in read_entries(message.entries) {
             self.entries.insert(entry.id.clone(), entry);
         }
-        self.removed.extend(read_ids(message.removed_entry_ids));
+        self.removed.extend(read_ids(&message.removed_entry_ids));
         if let Some(bundle) = message.bundle {
             let bundle = convert::bundle::from_own_server(&bundle)
                 .map_err(|source| SyncError::Bundle { source })?;
