@@ -1,3 +1,13 @@
 //! The server: the authority of a trust domain, and the keeper of its entries, agents and bundles.
 
+pub mod api;
+pub mod authorize;
+pub mod ca;
+mod catalog;
 pub mod config;
+mod endpoints;
+pub mod identity;
+mod janitor;
+pub mod registry;
+pub mod server;
+mod trust;

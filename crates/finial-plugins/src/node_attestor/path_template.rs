@@ -7,8 +7,6 @@ mod functions;
 mod parse;
 mod value;
 
-use std::fmt::Write as _;
-
 use parse::{Argument, Call, Node, Pipeline};
 pub use value::Value;
 
@@ -76,8 +74,7 @@ fn execute(nodes: &[Node], data: &Value, out: &mut String) -> Result<(), Templat
         match node {
             Node::Text(text) => out.push_str(text),
             Node::Output(pipeline) => {
-                // Writing to a string cannot fail.
-                drop(write!(out, "{}", evaluate(pipeline, data)?));
+                out.push_str(&evaluate(pipeline, data)?.to_string());
             }
             Node::If {
                 condition,
