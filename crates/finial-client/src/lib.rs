@@ -5,5 +5,6 @@
 
 pub mod connect;
 pub mod endpoint;
+pub mod rpc_error;
 pub mod status;
 pub mod workload;

@@ -2,5 +2,6 @@
 
 pub mod convert;
 pub mod descriptor;
+pub mod json;
 pub mod mask;
 pub mod pb;
