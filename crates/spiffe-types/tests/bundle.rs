@@ -244,6 +244,10 @@ fn keys_of_an_unknown_type_or_use_are_passed_over() {
         key[member] = value;
         keys.push(key);
     }
+    let mut other_x509 = keys[0].clone();
+    other_x509["kty"] = json!("AKP");
+    other_x509["x5c"] = json!([STANDARD.encode(authority().der())]);
+    keys.push(other_x509);
     assert_eq!(read(&document).unwrap(), bundle);
 }
 

@@ -134,6 +134,11 @@ pub(super) fn encode(spki: &[u8]) -> Option<(&'static str, KeyMembers)> {
     }
 }
 
+/// Tells whether keys of this type can be read at all.
+pub(super) fn is_known_type(kty: &str) -> bool {
+    matches!(kty, "RSA" | "EC" | "OKP")
+}
+
 /// The PKIX form of a JWK.
 pub(super) fn decode(kty: &str, members: &KeyMembers) -> Decoded {
     let known = match (kty, members.crv.as_deref()) {

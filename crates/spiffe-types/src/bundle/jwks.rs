@@ -72,6 +72,9 @@ pub fn from_json(trust_domain: &TrustDomain, text: &str) -> Result<Bundle, JwksE
         let (Some(kty), Some(usage)) = (known("kty"), known("use")) else {
             continue;
         };
+        if !jwk::is_known_type(&kty) {
+            continue;
+        }
         match usage.as_str() {
             X509_SVID => {
                 let key = ReadJwk::parse(key, index)?;
