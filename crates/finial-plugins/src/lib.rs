@@ -8,6 +8,7 @@ pub mod workload_attestor;
 
 use key_manager::{disk, memory};
 use node_attestor::{join_token, x509pop};
+use workload_attestor::docker::DockerAttestor;
 use workload_attestor::unix::UnixAttestor;
 
 /// The plugins of a server. Join tokens are the server's own business and need none.
@@ -25,5 +26,6 @@ pub fn agent() -> AgentRegistry {
         .with_key_manager("memory", memory::build)
         .with_node_attestor("join_token", join_token::JoinToken::build)
         .with_node_attestor("x509pop", x509pop::build_agent)
+        .with_workload_attestor("docker", DockerAttestor::build)
         .with_workload_attestor("unix", UnixAttestor::build)
 }

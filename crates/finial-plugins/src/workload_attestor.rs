@@ -1,3 +1,5 @@
 //! Workload attestors.
 
+pub mod container;
+pub mod docker;
 pub mod unix;

@@ -168,10 +168,7 @@ fn a_process_that_took_over_the_number_of_the_peer_is_refused() {
         directory,
         start_time: 1,
     });
-    let recycled = Peer {
-        handle,
-        ..genuine
-    };
+    let recycled = Peer { handle, ..genuine };
 
     assert!(genuine.open().is_ok());
     assert!(matches!(recycled.open(), Err(WorkloadError::Gone { .. })));

@@ -1,0 +1,260 @@
+//! In which container a process runs, read from its cgroups.
+//!
+//! Engines name a container's cgroup after its id, 64 hex digits, in many spellings: `docker-<id>.scope`, `cri-containerd-<id>.scope`,
+//! `…:cri-containerd:<id>`, `libpod-<id>.scope/container`. So a path is read from its end, and the first word of exactly 64 hex digits
+//! is the id. Shorter and longer words never are, nor is any other word: what looks odd is no container.
+//!
+//! `/proc/<pid>/cgroup` comes from the kernel. `mountinfo` can be arranged by the workload, so it is asked only where the cgroup file
+//! tells nothing at all: when the agent shares the workload's cgroup namespace and every path in it is `/`.
+
+use finial_plugin::AttestError;
+use finial_plugin::workload::{Workload, WorkloadError};
+use thiserror::Error;
+
+/// A container, and the pod it belongs to under Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// 64 hex digits.
+    pub id: String,
+    /// The UID of the pod, with dashes.
+    pub pod_uid: Option<String>,
+}
+
+/// Why a container cannot be told.
+#[derive(Debug, Error)]
+pub enum LocateError {
+    /// A file of the process is out of reach.
+    #[error("failed to read where the process runs")]
+    Read(#[source] WorkloadError),
+    /// A line of `cgroup` has fewer than three fields.
+    #[error("invalid cgroup entry {line:?}")]
+    Cgroup {
+        /// The line.
+        line: String,
+    },
+    /// A line of `mountinfo` breaks its format.
+    #[error("invalid mountinfo line {line:?}")]
+    MountInfo {
+        /// The line.
+        line: String,
+    },
+    /// Two lines name different containers.
+    #[error("multiple container IDs found ({first:?}, {second:?})")]
+    ManyContainers {
+        /// One id.
+        first: String,
+        /// Another.
+        second: String,
+    },
+    /// Two lines name different pods.
+    #[error("multiple pod UIDs found ({first:?}, {second:?})")]
+    ManyPods {
+        /// One UID.
+        first: String,
+        /// Another.
+        second: String,
+    },
+}
+
+impl From<LocateError> for AttestError {
+    fn from(error: LocateError) -> Self {
+        Self::internal("failed to locate the container").with_source(error)
+    }
+}
+
+/// What the files of a process tell about its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The container; `None` outside of containers.
+    pub container: Option<Container>,
+    /// The paths of the process's cgroups.
+    pub cgroups: Vec<String>,
+}
+
+/// Reads the paths of the cgroups of `workload`.
+pub fn cgroups(workload: &Workload, verbose: bool) -> Result<Vec<String>, LocateError> {
+    let paths = match optional(workload.read_text("cgroup", CGROUP_LIMIT_BYTES))? {
+        Some(content) => cgroup_paths(&content)?,
+        None => Vec::new(),
+    };
+    log_rows(verbose, "PID cgroup enumerated", &paths);
+    Ok(paths)
+}
+
+/// Finds the container of `workload`.
+pub fn locate(workload: &Workload, verbose: bool) -> Result<Location, LocateError> {
+    let cgroups = cgroups(workload, verbose)?;
+    let mut container = merge(&cgroups)?;
+    if container.is_none() && cgroups.iter().all(|path| is_hidden(path)) {
+        let roots = match optional(workload.read_text("mountinfo", MOUNTINFO_LIMIT_BYTES))? {
+            Some(content) => cgroup_mount_roots(&content)?,
+            None => Vec::new(),
+        };
+        log_rows(verbose, "PID mount enumerated", &roots);
+        container = merge(&roots)?;
+    }
+    Ok(Location { container, cgroups })
+}
+
+fn optional(content: Result<String, WorkloadError>) -> Result<Option<String>, LocateError> {
+    match content {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.is_missing_file() => Ok(None),
+        Err(error) => Err(LocateError::Read(error)),
+    }
+}
+
+fn log_rows(verbose: bool, message: &'static str, paths: &[String]) {
+    if verbose {
+        for (index, path) in paths.iter().enumerate() {
+            tracing::debug!(index = index + 1, total = paths.len(), path, message);
+        }
+    }
+}
+
+/// Tells whether the cgroup namespace keeps from the reader where the process is.
+fn is_hidden(path: &str) -> bool {
+    path.split('/').all(|segment| matches!(segment, "" | ".."))
+}
+
+/// Reads the paths of `/proc/<pid>/cgroup`: what follows the second colon.
+fn cgroup_paths(content: &str) -> Result<Vec<String>, LocateError> {
+    content
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            let path = line.splitn(3, ':').nth(2);
+            path.map(str::to_owned).ok_or_else(|| LocateError::Cgroup {
+                line: line.to_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Reads the roots of the cgroup mounts in `/proc/<pid>/mountinfo`, see proc_pid_mountinfo(5), without those of whole hierarchies.
+fn cgroup_mount_roots(content: &str) -> Result<Vec<String>, LocateError> {
+    let mut roots = Vec::new();
+    for line in content.lines().filter(|line| !line.is_empty()) {
+        let invalid = || LocateError::MountInfo {
+            line: line.to_owned(),
+        };
+        // Single spaces: the source of a mount may be empty.
+        let fields: Vec<_> = line.split(' ').collect();
+        let separator = fields
+            .iter()
+            .position(|field| *field == "-")
+            .ok_or_else(invalid)?;
+        if separator < 6 {
+            return Err(invalid());
+        }
+        let kind = fields
+            .get(separator + 1)
+            .filter(|kind| !kind.is_empty())
+            .ok_or_else(invalid)?;
+        if matches!(*kind, "cgroup" | "cgroup2") {
+            roots.extend(
+                fields
+                    .get(3)
+                    .filter(|root| **root != "/")
+                    .map(|root| (*root).to_owned()),
+            );
+        }
+    }
+    Ok(roots)
+}
+
+/// Makes one container of what the rows say.
+///
+/// A row with a pod outranks rows without: in a cluster inside a container the latter name the outer container. Rows that name
+/// no container say nothing.
+fn merge(paths: &[String]) -> Result<Option<Container>, LocateError> {
+    let mut merged: Option<Container> = None;
+    for found in paths.iter().filter_map(|path| parse_path(path)) {
+        let Some(known) = &merged else {
+            merged = Some(found);
+            continue;
+        };
+        match (&known.pod_uid, &found.pod_uid) {
+            (Some(_), None) => continue,
+            (None, Some(_)) => {
+                merged = Some(found);
+                continue;
+            }
+            (Some(first), Some(second)) if first != second => {
+                return Err(LocateError::ManyPods {
+                    first: first.clone(),
+                    second: second.clone(),
+                });
+            }
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        if known.id != found.id {
+            return Err(LocateError::ManyContainers {
+                first: known.id.clone(),
+                second: found.id,
+            });
+        }
+    }
+    Ok(merged)
+}
+
+/// Finds the container a path ends in, and the pod before it.
+fn parse_path(path: &str) -> Option<Container> {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty()).rev();
+    let (before, id) = segments.find_map(split_at_container_id)?;
+    let pod_uid = std::iter::once(before)
+        .chain(segments)
+        .find_map(find_pod_uid);
+    Some(Container {
+        id: id.to_owned(),
+        pod_uid,
+    })
+}
+
+/// Splits a segment into what precedes its container id, and the id.
+fn split_at_container_id(segment: &str) -> Option<(&str, &str)> {
+    let mut rest = segment;
+    let mut start = 0;
+    loop {
+        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+        let word = rest.get(..end)?;
+        if word.len() == CONTAINER_ID_LENGTH && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Some((segment.get(..start)?, word));
+        }
+        let separator = rest.get(end..)?.chars().next()?;
+        let next = end + separator.len_utf8();
+        start += next;
+        rest = rest.get(next..)?;
+    }
+}
+
+/// Finds `pod<uid>` as a word of its own; systemd spells the dashes of the UID as underscores.
+fn find_pod_uid(segment: &str) -> Option<String> {
+    segment.match_indices("pod").find_map(|(at, _)| {
+        let before = segment.get(..at)?.chars().next_back();
+        let uid = segment.get(at + 3..at + 3 + POD_UID_LENGTH)?;
+        let after = segment.get(at + 3 + POD_UID_LENGTH..)?.chars().next();
+        let is_uid = uid
+            .bytes()
+            .enumerate()
+            .all(|(position, byte)| match position {
+                8 | 13 | 18 | 23 => matches!(byte, b'-' | b'_'),
+                _ => byte.is_ascii_hexdigit(),
+            });
+        (is_uid && !before.is_some_and(is_word) && !after.is_some_and(is_word))
+            .then(|| uid.replace('_', "-"))
+    })
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+const CONTAINER_ID_LENGTH: usize = 64;
+const POD_UID_LENGTH: usize = 36;
+const CGROUP_LIMIT_BYTES: u64 = 256 * 1024;
+/// A host with ten thousand mounts has some 3 MB.
+const MOUNTINFO_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const ID: &str = "30659a8817cc0e16b3fc4fb1253423552ce7db0949766eb573f8cce785c28684";
+const OTHER: &str = "bc6dcca632c48528b4024723cfe3d4ec7287ca6fc88ce123de424f38c1ab2a7f";
+const POD: &str = "00000000-1111-2222-3333-444444444444";
+const OTHER_POD: &str = "ffffffff-1111-2222-3333-444444444444";
+
+fn locate_in(cgroup: &str, mountinfo: &str) -> Result<Option<Container>, LocateError> {
+    let cgroups = cgroup_paths(cgroup)?;
+    match merge(&cgroups)? {
+        None if cgroups.iter().all(|path| is_hidden(path)) => {
+            merge(&cgroup_mount_roots(mountinfo)?)
+        }
+        found => Ok(found),
+    }
+}
+
+fn container(id: &str) -> Option<Container> {
+    Some(Container {
+        id: id.to_owned(),
+        pod_uid: None,
+    })
+}
+
+fn in_pod(id: &str, pod: &str) -> Option<Container> {
+    Some(Container {
+        id: id.to_owned(),
+        pod_uid: Some(pod.to_owned()),
+    })
+}
+
+#[test]
+fn paths_of_all_engines_are_read() {
+    let systemd_pod = POD.replace('-', "_");
+    let cases = [
+        (format!("/docker/{ID}"), container(ID)),
+        (format!("/../{ID}"), container(ID)),
+        (format!("/system.slice/docker-{ID}.scope"), container(ID)),
+        (format!("/../docker-{ID}.scope"), container(ID)),
+        (format!("/../crio-{ID}.scope"), container(ID)),
+        (format!("/libpod_parent/libpod-{ID}"), container(ID)),
+        (
+            format!("/machine.slice/libpod-{ID}.scope/container"),
+            container(ID),
+        ),
+        (
+            format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
+            container(ID),
+        ),
+        (
+            format!("/lxc.payload/{ID}/init.scope/system.slice"),
+            container(ID),
+        ),
+        (
+            format!("/kubepods/burstable/pod{POD}/{ID}"),
+            in_pod(ID, POD),
+        ),
+        (
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd_pod}.slice/cri-containerd-{ID}.scope"
+            ),
+            in_pod(ID, POD),
+        ),
+        (
+            format!(
+                "/system.slice/containerd.service/kubepods-burstable-pod{systemd_pod}.slice:cri-containerd:{ID}"
+            ),
+            in_pod(ID, POD),
+        ),
+        (
+            format!("/docker/{OTHER}/kubepods/besteffort/pod{POD}/{ID}"),
+            in_pod(ID, POD),
+        ),
+        (
+            format!("/docker/{OTHER}/kubelet/kubepods/pod{POD}/{ID}/sub"),
+            in_pod(ID, POD),
+        ),
+        (
+            format!("/../../kubelet-kubepods-besteffort-pod{systemd_pod}.slice/crio-{ID}.scope"),
+            in_pod(ID, POD),
+        ),
+        (format!("/kubepods/pod{POD}/{ID}/"), in_pod(ID, POD)),
+    ];
+
+    for (path, expected) in cases {
+        assert_eq!(parse_path(&path), expected, "{path}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_container_is_none() {
+    let paths = [
+        "/".to_owned(),
+        "/it/t1".to_owned(),
+        "/system.slice/wl1.service".to_owned(),
+        "/process_api/4140070a16ab0b0793e298b48462566a".to_owned(),
+        "/../../init.scope".to_owned(),
+        "/system.slice/crio.service".to_owned(),
+        format!("/kubepods/burstable/pod{POD}"),
+        format!("/docker/{ID}0"),
+        format!("/docker/x{ID}"),
+        format!("/docker/docker_{ID}"),
+        format!("/docker/{}", &ID[1..]),
+        format!("/docker/{}g", &ID[1..]),
+    ];
+
+    for path in paths {
+        assert_eq!(parse_path(&path), None, "{path}");
+    }
+}
+
+#[test]
+fn docker_on_cgroup_v1_names_the_container_in_every_row() {
+    let rows = format!(
+        "9:name=systemd:/docker/{ID}\n8:pids:/docker/{ID}\n1:cpu:/docker/{ID}\n0::/docker/{ID}\n"
+    );
+
+    assert_eq!(locate_in(&rows, "").unwrap(), container(ID));
+}
+
+#[test]
+fn rows_without_a_container_do_not_contradict_rows_with_one() {
+    let rows = format!("10:pids:/docker/{ID}\n9:rdma:/\n0::/system.slice/containerd.service\n");
+
+    assert_eq!(locate_in(&rows, "").unwrap(), container(ID));
+}
+
+#[test]
+fn a_pod_outranks_the_container_the_whole_cluster_runs_in() {
+    let inner = format!("1:cpuset:/docker/{OTHER}/kubepods/besteffort/pod{POD}/{ID}");
+    let outer = format!("0::/docker/{OTHER}/system.slice/containerd.service");
+
+    assert_eq!(
+        locate_in(&format!("{inner}\n{outer}\n"), "").unwrap(),
+        in_pod(ID, POD)
+    );
+    assert_eq!(
+        locate_in(&format!("{outer}\n{inner}\n"), "").unwrap(),
+        in_pod(ID, POD)
+    );
+}
+
+#[test]
+fn conflicting_rows_are_refused() {
+    let containers =
+        locate_in(&format!("2:cpu:/docker/{ID}\n0::/docker/{OTHER}\n"), "").unwrap_err();
+    let pods = locate_in(
+        &format!("2:cpu:/kubepods/pod{POD}/{ID}\n0::/kubepods/pod{OTHER_POD}/{ID}\n"),
+        "",
+    )
+    .unwrap_err();
+
+    assert_eq!(
+        containers.to_string(),
+        format!("multiple container IDs found (\"{ID}\", \"{OTHER}\")")
+    );
+    assert_eq!(
+        pods.to_string(),
+        format!("multiple pod UIDs found (\"{POD}\", \"{OTHER_POD}\")")
+    );
+}
+
+#[test]
+fn mountinfo_helps_where_the_cgroup_namespace_hides_everything() {
+    let mountinfo = format!(
+        "74 49 0:39 / / rw,relatime master:2 - overlay overlay rw,lowerdir=/a:/b\n\
+         78 74 0:45 / /sys ro,nosuid - tmpfs  rw,mode=755\n\
+         80 79 0:29 /docker/{ID} /sys/fs/cgroup/cpu ro,relatime - cgroup cgroup rw,cpu\n\
+         81 79 0:30 / /sys/fs/cgroup/x ro,relatime - cgroup cgroup rw,x\n\
+         82 79 254:0 /var/lib/docker/containers/{OTHER}/hosts /etc/hosts rw - ext4 /dev/vda rw\n"
+    );
+
+    assert_eq!(
+        locate_in("9:name=systemd:/\n0::/\n", &mountinfo).unwrap(),
+        container(ID)
+    );
+    assert_eq!(locate_in("0::/../..\n", &mountinfo).unwrap(), container(ID));
+}
+
+#[test]
+fn a_process_cannot_mount_itself_into_a_container() {
+    let forged = format!("80 79 0:29 /docker/{ID} /tmp/x rw - cgroup2 cgroup rw\n");
+
+    assert_eq!(
+        locate_in("0::/user.slice/user-1000.slice/session-1.scope\n", &forged).unwrap(),
+        None
+    );
+    assert_eq!(
+        locate_in(&format!("0::/../{OTHER}\n"), &forged).unwrap(),
+        container(OTHER)
+    );
+}
+
+#[test]
+fn a_whole_hierarchy_in_mountinfo_tells_nothing() {
+    let mountinfo =
+        "81 80 0:27 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
+
+    assert_eq!(locate_in("0::/\n", mountinfo).unwrap(), None);
+}
+
+#[test]
+fn malformed_files_are_errors() {
+    assert!(matches!(
+        locate_in("0:/x\n", ""),
+        Err(LocateError::Cgroup { .. })
+    ));
+    for line in [
+        "1 2 0:3 / /x rw cgroup cgroup rw",
+        "1 2 0:3 / /x - cgroup cgroup rw",
+        "1 2 0:3 / /x rw -",
+        "1 2 0:3 / /x rw - ",
+    ] {
+        assert!(
+            matches!(
+                locate_in("0::/\n", line),
+                Err(LocateError::MountInfo { .. })
+            ),
+            "{line}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_found_is_a_container_id(path in "[/a-f0-9pod:._\\-é]{0,200}") {
+        if let Some(found) = parse_path(&path) {
+            prop_assert_eq!(found.id.len(), CONTAINER_ID_LENGTH);
+            prop_assert!(found.id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
+    }
+
+    #[test]
+    fn no_file_makes_it_panic(cgroup in ".{0,200}", mountinfo in ".{0,200}") {
+        drop(locate_in(&cgroup, &mountinfo));
+    }
+}
