@@ -28,6 +28,7 @@ pub(crate) struct Endpoints {
 impl Endpoints {
     /// Serves both until `stop`; returns when the last call has ended or the grace period is over.
     pub(crate) async fn run(self, stop: CancellationToken) {
+        incoming::raise_file_limit();
         tokio::join!(
             self.tcp.run(self.tcp_frame, stop.clone()),
             self.unix.run(self.unix_frame, stop),

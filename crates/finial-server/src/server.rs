@@ -28,7 +28,6 @@ use crate::endpoints::Endpoints;
 use crate::endpoints::layers::Frame;
 use crate::endpoints::tcp::TcpEndpoint;
 use crate::endpoints::unix::UnixEndpoint;
-use crate::health::Health;
 use crate::identity::ServerIdentity;
 use crate::janitor::Janitor;
 use crate::registry::Registry;
@@ -42,7 +41,6 @@ pub struct Server {
     services: Arc<Services>,
     trust: TrustKeeper,
     janitor: Janitor,
-    health: Health,
 }
 
 /// How long background tasks may take to stop once the last call has ended.
@@ -135,7 +133,6 @@ impl Server {
         let stop_endpoints = CancellationToken::new();
         let endpoints = bind(&config, &services, tls, &stop_endpoints).await?;
         Ok(Self {
-            health: Health::build(&config.health_checks, Arc::clone(&services)).await?,
             janitor: Janitor::new(store, clock, config.prune_agents),
             endpoints,
             stop_endpoints,
@@ -163,7 +160,6 @@ impl Server {
             services,
             trust,
             janitor,
-            health,
         } = self;
         let group = TaskGroup::new();
         let stop = group.token();
@@ -197,10 +193,6 @@ impl Server {
                 janitor.run(stop).await;
                 Ok(())
             }
-        });
-        group.spawn("health", {
-            let stop = stop.clone();
-            async move { health.run(stop).await }
         });
         group.spawn("endpoints", {
             let stop = stop.clone();

@@ -1,6 +1,7 @@
 //! Who calls, and what a handler knows about the call it serves.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use finial_pki::tls::PeerSvid;
@@ -22,7 +23,7 @@ pub enum Caller {
 }
 
 /// What the kernel says about a process on the admin socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LocalPeer {
     /// Its process, as this process's PID namespace knows it.
     pub pid: Option<i32>,
@@ -30,6 +31,8 @@ pub struct LocalPeer {
     pub uid: Option<u32>,
     /// Its effective group.
     pub gid: Option<u32>,
+    /// Its program, if this process may know; looked up for the audit log only.
+    pub path: Option<PathBuf>,
 }
 
 /// A TLS client whose certificate, if it presented one, was verified.

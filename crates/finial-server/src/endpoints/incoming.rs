@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::Rng as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -101,6 +102,15 @@ pub(super) async fn drain(mut connections: JoinSet<()>) -> bool {
     let graceful = tokio::time::timeout(GRACE, all).await.is_ok();
     connections.shutdown().await;
     graceful
+}
+
+/// Allows this process as many open files as the system lets it have: each connection is one.
+pub(super) fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::warn!(subsystem_name = "endpoints", %errno, "failed to raise the limit of open files");
+    }
 }
 
 /// A duration give or take a tenth, so that clients that came together do not return together.

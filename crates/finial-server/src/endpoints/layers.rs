@@ -79,6 +79,7 @@ impl ConnectionService {
             caller_id = caller.id().map(tracing::field::display),
             caller_uid = tracing::field::Empty,
             caller_gid = tracing::field::Empty,
+            caller_path = tracing::field::Empty,
             authorized_as = tracing::field::Empty,
             authorized_via = tracing::field::Empty,
         );
@@ -87,6 +88,9 @@ impl ConnectionService {
         {
             span.record("caller_uid", peer.uid);
             span.record("caller_gid", peer.gid);
+            if let Some(path) = &peer.path {
+                span.record("caller_path", tracing::field::display(path.display()));
+            }
         }
         serve(self.frame, caller, row, request_id, request)
             .instrument(span)

@@ -73,23 +73,29 @@ impl UnixEndpoint {
 }
 
 async fn serve(stream: UnixStream, frame: Arc<Frame>, stop: CancellationToken) {
-    let service = ConnectionService::new(frame, Ok(Caller::Local(peer_of(&stream))));
+    let peer = peer_of(&stream, frame.audit);
+    let service = ConnectionService::new(frame, Ok(Caller::Local(peer)));
     let io = TokioIo::new(AuthorityRewriter::new(stream));
     Box::pin(incoming::serve(io, service, BOUNDS, stop)).await;
 }
 
-fn peer_of(stream: &UnixStream) -> LocalPeer {
+fn peer_of(stream: &UnixStream, audit: bool) -> LocalPeer {
     match getsockopt(stream, sockopt::PeerCredentials) {
         Ok(credentials) => LocalPeer {
             pid: Some(credentials.pid()),
             uid: Some(credentials.uid()),
             gid: Some(credentials.gid()),
+            path: audit.then(|| program_of(credentials.pid())).flatten(),
         },
         Err(errno) => {
             tracing::debug!(subsystem_name = "endpoints", %errno, "peer credentials are not available");
             LocalPeer::default()
         }
     }
+}
+
+fn program_of(pid: i32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
 fn remove(path: &Path) {

@@ -351,6 +351,7 @@ struct FakeAttestor {
     trust_domain: TrustDomain,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what a registry takes")]
 fn build_fake(
     context: &PluginContext,
     _config: &PluginConfig,
