@@ -59,12 +59,11 @@ impl ScriptedAgent {
                 "security header missing from request",
             ));
         }
-        let mut answers = script(self.calls.fetch_add(1, Ordering::SeqCst));
+        let answers = script(self.calls.fetch_add(1, Ordering::SeqCst));
         // An error before any message ends the call itself.
         if let [Err(status)] = answers.as_slice() {
             return Err(status.clone());
         }
-        let answers: Vec<_> = answers.drain(..).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(answers))))
     }
 }
