@@ -34,11 +34,15 @@ pub(super) enum Trust {
     Unverified,
 }
 
-/// A peer that is who it says, but not one that is wanted.
-#[derive(Debug, thiserror::Error)]
-#[error("unexpected ID {id:?}")]
-struct UnexpectedId {
-    id: String,
+/// Why a peer was refused. TLS shows errors of this kind by their `Debug` form, so that is the text.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl SpiffeVerifier {
@@ -70,10 +74,11 @@ impl SpiffeVerifier {
 }
 
 fn unexpected(id: &SpiffeId) -> rustls::Error {
-    CertificateError::Other(OtherError(Arc::new(UnexpectedId {
-        id: id.as_str().to_owned(),
-    })))
-    .into()
+    refusal(format!("unexpected ID {:?}", id.as_str()))
+}
+
+fn refusal(text: String) -> rustls::Error {
+    CertificateError::Other(OtherError(Arc::new(Refusal(text)))).into()
 }
 
 /// Keeps the variants for which TLS has an alert of its own.
@@ -84,7 +89,7 @@ fn to_rustls(error: VerifyError) -> rustls::Error {
         VerifyError::NotValidYet => CertificateError::NotValidYet.into(),
         other @ (VerifyError::Svid { .. }
         | VerifyError::UnknownTrustDomain { .. }
-        | VerifyError::Path { .. }) => CertificateError::Other(OtherError(Arc::new(other))).into(),
+        | VerifyError::Path { .. }) => refusal(other.to_string()),
     }
 }
 
