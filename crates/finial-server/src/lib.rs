@@ -4,6 +4,7 @@ pub mod api;
 pub mod authorize;
 pub mod ca;
 mod catalog;
+pub mod cli;
 pub mod config;
 mod endpoints;
 pub mod identity;
