@@ -163,7 +163,7 @@ impl NodeAttestation {
         };
         match &trust {
             Trust::Authorities(_) => {
-                tracing::info!(subsystem_name = SUBSYSTEM, trust_domain_id = %self.trust_domain, "Bundle loaded");
+                tracing::info!(subsystem_name = SUBSYSTEM, trust_domain_id = %self.trust_domain.id(), "Bundle loaded");
             }
             Trust::Insecure => {
                 tracing::info!(subsystem_name = SUBSYSTEM, "Bundle is not found");
