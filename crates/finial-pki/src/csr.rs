@@ -79,7 +79,7 @@ impl Csr {
             for extension in &requested.extensions {
                 match extension.parsed_extension() {
                     ParsedExtension::SubjectAlternativeName(names) => {
-                        csr.take_names(&names.general_names)?
+                        csr.take_names(&names.general_names)?;
                     }
                     ParsedExtension::ParseError { error } => {
                         return Err(malformed(error.to_string()));

@@ -113,6 +113,10 @@ impl SoftwareKey {
     }
 
     /// Returns the public half.
+    #[expect(
+        clippy::same_name_method,
+        reason = "whoever has the key itself needs no trait"
+    )]
     pub fn public_key(&self) -> &PublicKey {
         &self.inner.public
     }

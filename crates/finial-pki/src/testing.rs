@@ -1,5 +1,9 @@
 //! A certificate authority for tests.
-#![expect(clippy::expect_used, reason = "test support")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "test support"
+)]
 
 pub mod foreign;
 

@@ -393,7 +393,7 @@ async fn peers_agree_on_tls13_http2_and_the_hybrid_key_exchange_and_resume_nothi
         assert_eq!(connection.alpn_protocol(), Some(&b"h2"[..]));
         let group = connection
             .negotiated_key_exchange_group()
-            .map(|group| group.name());
+            .map(rustls::crypto::SupportedKxGroup::name);
         assert_eq!(group, Some(NamedGroup::X25519MLKEM768));
         assert_eq!(
             connection.handshake_kind(),

@@ -1,5 +1,9 @@
 //! Certificates of PKIs that nobody here would build, encoded by hand.
-#![expect(clippy::expect_used, reason = "test support")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "test support"
+)]
 
 use bytes::Bytes;
 

@@ -43,6 +43,11 @@ pub fn install_provider() {
 /// Makes the configuration of a server that asks for a client certificate without insisting.
 ///
 /// A presented certificate must be an SVID that the store's authorities vouch for and that `authorize` wants.
+#[expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "the provider has suites for both versions"
+)]
 pub fn server_config(
     slot: &SvidSlot,
     bundles: &BundleStore,
@@ -55,10 +60,6 @@ pub fn server_config(
         authorize,
         algorithms: provider.signature_verification_algorithms,
     };
-    #[expect(
-        clippy::expect_used,
-        reason = "the provider has suites for both versions"
-    )]
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(Clock(now)))
         .with_safe_default_protocol_versions()
         .expect("TLS 1.2 and 1.3 are supported")

@@ -189,7 +189,9 @@ pub async fn self_sign_ca(
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = vec![SanType::URI(ia5(template.trust_domain.id().as_str())?)];
     params.key_identifier_method = KeyIdMethod::PreSpecified(public_key.subject_key_id().to_vec());
-    let certificate = params.self_signed(&Unsigned(public_key)).map_err(refused)?;
+    let certificate = params
+        .self_signed(&Unsigned(public_key))
+        .map_err(|error| refused(&error))?;
     let unsigned =
         UnsignedCertificate::from_draft(certificate.der(), &subject, &subject, public_key)?;
     sign(key, scheme, &unsigned).await
@@ -236,7 +238,7 @@ pub async fn sign_svid(issuer: &Issuer, template: &SvidTemplate) -> Result<Bytes
     let authority = rcgen::Issuer::from_params(&authority, Unsigned(issuer.key.public_key()));
     let certificate = params
         .signed_by(&Unsigned(&template.public_key), &authority)
-        .map_err(refused)?;
+        .map_err(|error| refused(&error))?;
     let unsigned = UnsignedCertificate::from_draft(
         certificate.der(),
         &issuer.subject,
@@ -279,7 +281,7 @@ async fn sign(
     Ok(Bytes::from(unsigned.with_signature(&signature)))
 }
 
-fn refused(error: rcgen::Error) -> EncodeError {
+fn refused(error: &rcgen::Error) -> EncodeError {
     EncodeError::Rcgen {
         reason: error.to_string(),
     }

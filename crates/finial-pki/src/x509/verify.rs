@@ -89,7 +89,7 @@ pub(crate) fn unknown_trust_domain(trust_domain: &TrustDomain) -> VerifyError {
 pub(crate) struct Anchor {
     not_before: SystemTime,
     not_after: SystemTime,
-    anchor: TrustAnchor<'static>,
+    trust: TrustAnchor<'static>,
 }
 
 /// Prepares the authorities of a bundle; one that cannot vouch for anything is left out with a warning.
@@ -103,7 +103,7 @@ pub(crate) fn anchors_of(bundle: &Bundle) -> Arc<[Anchor]> {
                 Ok(anchor) => Some(Anchor {
                     not_before: authority.not_before(),
                     not_after: authority.not_after(),
-                    anchor: anchor.to_owned(),
+                    trust: anchor.to_owned(),
                 }),
                 Err(error) => {
                     tracing::warn!(
@@ -130,7 +130,7 @@ pub(crate) fn verify_path(
     let valid = anchors
         .iter()
         .filter(|anchor| anchor.not_before <= at && at <= anchor.not_after)
-        .map(|anchor| anchor.anchor.clone())
+        .map(|anchor| anchor.trust.clone())
         .collect::<Vec<_>>();
     EndEntityCert::try_from(leaf)
         .and_then(|leaf| {

@@ -27,6 +27,7 @@ impl JoinToken {
     }
 
     /// Builds what a `NodeAttestor "join_token"` block stands for: an attestor that is still without a token.
+    #[expect(clippy::unnecessary_wraps, reason = "the form that registries take")]
     pub fn build(
         _context: &PluginContext,
         _config: &PluginConfig,

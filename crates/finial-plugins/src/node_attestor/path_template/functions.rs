@@ -1,5 +1,7 @@
 //! The functions: Go's own, and those of sprig that make sense in a path. The piped value is the last argument.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::Sha1;
@@ -80,13 +82,13 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         ("and", [first, rest @ ..]) => Ok(std::iter::once(first)
             .chain(rest)
             .find(|v| !v.is_true())
-            .or(rest.last())
+            .or_else(|| rest.last())
             .unwrap_or(first)
             .clone()),
         ("or", [first, rest @ ..]) => Ok(std::iter::once(first)
             .chain(rest)
             .find(|v| v.is_true())
-            .or(rest.last())
+            .or_else(|| rest.last())
             .unwrap_or(first)
             .clone()),
         ("not" | "empty", [value]) => Ok(Value::Bool(!value.is_true())),
@@ -186,7 +188,14 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
                 value.to_string().replace('\n', &format!("\n{pad}"))
             ))
         }
-        ("toString", [value]) => text(value.to_string()),
+        ("join", [separator, Value::List(values)]) => text(
+            values
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(&separator.to_string()),
+        ),
+        ("toString", [value]) | ("join", [_, value]) => text(value.to_string()),
         ("base", [value]) => text(base(&value.to_string())),
         ("dir", [value]) => text(dir(&value.to_string())),
 
@@ -207,14 +216,6 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
                 .split(&separator.to_string())
                 .map(str::to_owned),
         )),
-        ("join", [separator, Value::List(values)]) => text(
-            values
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(&separator.to_string()),
-        ),
-        ("join", [_, value]) => text(value.to_string()),
         ("first", [Value::List(values)]) => Ok(values.first().cloned().unwrap_or(Value::Nil)),
         ("last", [Value::List(values)]) => Ok(values.last().cloned().unwrap_or(Value::Nil)),
         ("rest", [Value::List(values)]) => {
@@ -320,8 +321,12 @@ fn printf(format: &str, values: &[Value]) -> Result<String, String> {
             .ok_or_else(|| format!("no argument for %{verb}"))?;
         match (verb, value) {
             ('s' | 'v', value) | ('d', value @ Value::Int(_)) => out.push_str(&value.to_string()),
-            ('q', value) => out.push_str(&format!("{:?}", value.to_string())),
-            ('x', Value::Int(number)) => out.push_str(&format!("{number:x}")),
+            ('q', value) => {
+                write!(out, "{:?}", value.to_string()).map_err(|error| error.to_string())?;
+            }
+            ('x', Value::Int(number)) => {
+                write!(out, "{number:x}").map_err(|error| error.to_string())?;
+            }
             ('x', Value::Text(text)) => out.push_str(&hex::encode(text)),
             _ => return Err(format!("verb %{verb} does not fit {value}")),
         }

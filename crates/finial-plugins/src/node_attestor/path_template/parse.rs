@@ -8,8 +8,8 @@ pub(super) enum Node {
     Output(Pipeline),
     If {
         condition: Pipeline,
-        then: Vec<Node>,
-        otherwise: Vec<Node>,
+        then: Vec<Self>,
+        otherwise: Vec<Self>,
     },
 }
 
@@ -297,7 +297,6 @@ fn pieces(text: &str) -> Result<Vec<Piece>, TemplateError> {
 }
 
 /// Reads one action up to its `}}`. A comment has no tokens.
-#[expect(clippy::type_complexity, reason = "read in one place")]
 fn tokens(
     action: &str,
     whole: usize,

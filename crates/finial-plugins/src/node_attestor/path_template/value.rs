@@ -15,13 +15,13 @@ pub enum Value {
     /// Text.
     Text(String),
     /// Several values.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// Values by name; `display` is what the whole is printed as, where it has a text of its own.
     Map {
         /// The text of the whole.
         display: Option<String>,
         /// The values.
-        fields: BTreeMap<String, Value>,
+        fields: BTreeMap<String, Self>,
     },
 }
 

@@ -101,11 +101,11 @@ impl Leaf {
                 continue;
             };
             let path = path.split(['?', '#']).next().unwrap_or(path);
-            match percent_decoded(path.trim_matches('/')).split_once('/') {
-                Some((key, value)) => {
-                    selectors.insert(key.to_owned(), value.to_owned());
-                }
-                None => tracing::warn!(uri, "Cannot extract x509pop san selectors"),
+            let path = percent_decoded(path.trim_matches('/'));
+            if let Some((key, value)) = path.split_once('/') {
+                selectors.insert(key.to_owned(), value.to_owned());
+            } else {
+                tracing::warn!(uri, "Cannot extract x509pop san selectors");
             }
         }
         selectors

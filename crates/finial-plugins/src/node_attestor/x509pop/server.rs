@@ -1,6 +1,7 @@
 //! The server's half.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -143,7 +144,7 @@ impl X509PopServer {
         }
         Ok(Self {
             trust_domain: context.trust_domain.clone(),
-            clock: context.clock.clone(),
+            clock: Arc::clone(&context.clock),
             mode,
             path,
             max_intermediates: positive(settings.max_intermediates, 4, "max_intermediates")?,

@@ -405,7 +405,7 @@ fn configuration_errors_are_the_fields_own() {
         ),
         (
             ServerSettings {
-                ca_bundle_paths: vec![root.clone()],
+                ca_bundle_paths: vec![root],
                 ..base.clone()
             },
             "only one of ca_bundle_path or ca_bundle_paths can be configured, not both",
