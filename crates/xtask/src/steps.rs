@@ -9,7 +9,10 @@ use crate::layers;
 
 pub(crate) fn lint() -> Result<()> {
     run("cargo fmt --all --check", &[])?;
-    run("cargo clippy --workspace --all-targets --quiet -- -D warnings", &[])?;
+    run(
+        "cargo clippy --workspace --all-targets --quiet -- -D warnings",
+        &[],
+    )?;
     layers::check()?;
     run(
         "cargo doc --workspace --no-deps --document-private-items --quiet",
@@ -17,7 +20,10 @@ pub(crate) fn lint() -> Result<()> {
     )?;
     if installed("cargo deny --version") {
         // The advisory database lives on a code host; where that can be reached, `cargo deny check` adds it.
-        run("cargo deny --config .deny.toml check licenses bans sources", &[])?;
+        run(
+            "cargo deny --config .deny.toml check licenses bans sources",
+            &[],
+        )?;
     } else {
         say("skipped: cargo deny is not installed (cargo install cargo-deny)");
     }

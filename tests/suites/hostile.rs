@@ -1,0 +1,159 @@
+//! Bad input from outside: each gets a clear answer, and the process lives on with the file descriptors it had.
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use finial_tests::lab::{Lab, Make, TRUST_DOMAIN};
+use finial_tests::process::Process;
+use finial_tests::{tools, wait};
+
+#[test]
+fn a_token_that_is_wrong_or_used_ends_the_agent_with_a_reason_and_a_command() {
+    let lab = Lab::new().unwrap();
+    let _server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let token = lab.join_token().unwrap();
+    let mut first = lab.agent("first").start(Some(&token)).unwrap();
+    first.kill().unwrap();
+
+    for (name, token) in [("used", token.as_str()), ("wrong", "no-such-token")] {
+        let mut agent = lab.agent(name).spawn(&Make::Finial, Some(token)).unwrap();
+        let status = agent.wait(Duration::from_secs(20));
+        let output = agent.output();
+        assert!(!status.success(), "{output}");
+        assert_ne!(
+            status.code(),
+            Some(1),
+            "a distinct code tells scripts what happened: {output}"
+        );
+        assert!(
+            output.contains("join token does not exist or has already been used"),
+            "{output}"
+        );
+        assert!(output.contains("token generate"), "{output}");
+    }
+}
+
+#[test]
+fn an_agent_of_another_trust_domain_is_refused_by_both_sides() {
+    let lab = Lab::new().unwrap();
+    let _server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let token = lab.join_token().unwrap();
+    let agent_lab = lab.agent("agent");
+    let path = agent_lab.write_config().unwrap();
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(TRUST_DOMAIN, "other.org")).unwrap();
+
+    let mut command = Command::new(tools::binary("finial-agent"));
+    command
+        .arg("run")
+        .arg("-config")
+        .arg(&path)
+        .args(["-joinToken", &token]);
+    let mut agent =
+        Process::start("the agent", &mut command, &lab.path().join("other.log")).unwrap();
+
+    agent.wait_for("spiffe://other.org/spire/server", Duration::from_secs(20));
+    assert!(
+        !agent_lab.socket().exists(),
+        "no Workload API without an identity"
+    );
+    let listed = lab.server_does(&["agent", "list"]).unwrap();
+    assert_eq!(listed.trim(), "No attested agents found");
+}
+
+#[test]
+fn a_broken_configuration_is_named_with_key_and_line() {
+    let lab = Lab::new().unwrap();
+    let path = lab.write_server_config().unwrap();
+    let good = fs::read_to_string(&path).unwrap();
+    for (bad, words) in [
+        (
+            good.replace("trust_domain =", "trust_domian ="),
+            ["trust_domian", "trust_domain"],
+        ),
+        (
+            good.replace("plugins {", "plugins {{{"),
+            ["unable to decode configuration", "server.conf"],
+        ),
+        (
+            good.chars().take(good.len() / 2).collect(),
+            ["unable to decode configuration", "server.conf"],
+        ),
+        (good.replace("\"DEBUG\"", "\"LOUD\""), ["LOUD", "log"]),
+    ] {
+        fs::write(&path, bad).unwrap();
+        let output = Command::new(tools::binary("finial-server"))
+            .arg("run")
+            .arg("-config")
+            .arg(&path)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        for word in words {
+            assert!(error.contains(word), "{word} is missing in: {error}");
+        }
+    }
+}
+
+#[test]
+fn garbage_and_idle_connections_on_every_socket_leave_the_programs_as_they_were() {
+    const CONNECTIONS: usize = 500;
+    let lab = Lab::new().unwrap();
+    let server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let token = lab.join_token().unwrap();
+    let agent_lab = lab.agent("agent");
+    let agent = agent_lab.start(Some(&token)).unwrap();
+    let before = (server.open_files(), agent.open_files());
+    let garbage: Vec<u8> = (0..4096_u32)
+        .map(|n| (n.wrapping_mul(31) % 251) as u8)
+        .collect();
+    // The second form gets past the preface of HTTP/2 and lies from there.
+    let mut framed = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    framed.extend_from_slice(&garbage);
+
+    for bytes in [&garbage, &framed] {
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(("127.0.0.1", lab.port())).unwrap();
+            answer(&mut stream, bytes);
+            for socket in [lab.server_socket(), agent_lab.socket()] {
+                let mut stream = UnixStream::connect(socket).unwrap();
+                answer(&mut stream, bytes);
+            }
+        }
+    }
+    let idle: Vec<TcpStream> = (0..CONNECTIONS)
+        .map(|_| TcpStream::connect(("127.0.0.1", lab.port())).unwrap())
+        .collect();
+    let silent: Vec<UnixStream> = (0..CONNECTIONS)
+        .map(|_| UnixStream::connect(agent_lab.socket()).unwrap())
+        .collect();
+    assert!(lab.server_cli(&["healthcheck"]).unwrap().status.success());
+    assert!(agent_lab.cli(&["healthcheck"]).unwrap().status.success());
+    drop((idle, silent));
+
+    wait::until(
+        "the file descriptors to be given back",
+        Duration::from_secs(30),
+        || {
+            (server.open_files() <= before.0 + 4 && agent.open_files() <= before.1 + 4)
+                .then_some(())
+        },
+    );
+}
+
+/// Sends bytes and reads whatever comes until the other side closes; either may fail, which is an answer too.
+fn answer(stream: &mut (impl std::io::Read + std::io::Write), bytes: &[u8]) {
+    let mut rest = [0; 4096];
+    if stream.write_all(bytes).is_ok() {
+        drop(stream.flush());
+        drop(stream.read(&mut rest));
+    }
+}
