@@ -193,22 +193,14 @@ impl Journal {
         self.write(entries, self.active.clone()).await
     }
 
-    /// Records in one write that `active` signs from now on and that `old` does not.
-    pub(crate) async fn activate(
-        &mut self,
-        active: &AuthorityId,
-        old: Option<&AuthorityId>,
-    ) -> Result<(), JournalError> {
+    /// Records in one write that `active` signs from now on, and nothing else does.
+    pub(crate) async fn activate(&mut self, active: &AuthorityId) -> Result<(), JournalError> {
         let mut entries = self.entries.clone();
-        for (authority, status) in [(old, Status::Old), (Some(active), Status::Active)] {
-            let Some(authority) = authority else { continue };
-            let entry = entries
-                .x509_cas
-                .iter_mut()
-                .rev()
-                .find(|entry| entry.authority_id == authority.as_str());
-            if let Some(entry) = entry {
-                entry.status = status.into();
+        for entry in &mut entries.x509_cas {
+            if entry.authority_id == active.as_str() {
+                entry.status = Status::Active.into();
+            } else if entry.status == i32::from(Status::Active) {
+                entry.status = Status::Old.into();
             }
         }
         self.write(entries, Some(active.clone())).await

@@ -66,11 +66,13 @@ impl SlotViews {
 pub(crate) fn plan(slots: &SlotViews, now: SystemTime) -> Option<Step> {
     let prepared = slots.find(SlotState::Prepared, now).map(|(slot, _)| slot);
     let Some((slot, active)) = slots.find(SlotState::Active, now) else {
-        // Keep what is left of an authority that did sign, as long as the other slot is free.
-        let free = if slots.get(SlotId::A).is_none() || slots.get(SlotId::B).is_some() {
-            SlotId::A
-        } else {
-            SlotId::B
+        // An expired authority is replaced last: by its key, the journal is found again after a crash.
+        let free = match slots.a {
+            Some(SlotView {
+                state: SlotState::Active,
+                ..
+            }) => SlotId::B,
+            _ => SlotId::A,
         };
         return Some(prepared.map_or(Step::Prepare(free), Step::Activate));
     };

@@ -61,7 +61,7 @@ fn a_server_that_slept_past_every_expiry_starts_again() {
         Some(Step::Activate(SlotId::B)),
         "the prepared one is still good"
     );
-    assert_eq!(plan(&slept, at(40)), Some(Step::Prepare(SlotId::A)));
+    assert_eq!(plan(&slept, at(40)), Some(Step::Prepare(SlotId::B)));
 }
 
 /// Carries a step out the way the rotator does, in the abstract.

@@ -223,7 +223,10 @@ impl Rotator {
             Err(IssuerError::Malformed { .. }) => return dropped("its certificate is malformed"),
             Err(IssuerError::UnsupportedKey) => return dropped("its key cannot sign"),
         };
-        if issuer.not_after() <= self.clock.now() {
+        // The journal is found by the key of its active authority. That one stays in its slot even when it has expired, so
+        // that its key is the last to be replaced.
+        let expired = issuer.not_after() <= self.clock.now();
+        if expired && state != SlotState::Active {
             return dropped("it has expired");
         }
         let published = bundle.is_some_and(|bundle| {
@@ -232,7 +235,7 @@ impl Rotator {
                 .iter()
                 .any(|authority| authority.der() == issuer.cert_der())
         });
-        if !published {
+        if !published && !expired {
             return dropped("it is not in the trust domain's bundle");
         }
         Ok(Some(Authority {
@@ -347,11 +350,10 @@ impl Rotator {
                 slot: slot.to_string(),
             })?
             .clone();
-        let old = self.slots.active().map(|active| active.id.clone());
         // Somebody may have taken it out of the bundle in the meantime, such as a restored backup.
         self.publish(prepared.issuer.cert_der()).await?;
         self.journal
-            .activate(&prepared.id, old.as_ref())
+            .activate(&prepared.id)
             .await
             .map_err(|source| RotateError::Journal { source })?;
         self.checkpoint(SubStep::JournaledActive)?;
@@ -373,7 +375,9 @@ impl Rotator {
     /// Makes sure that what signs is in the bundle, and returns the authorities there that are not tainted.
     pub(super) async fn reconcile(&self) -> Result<BTreeSet<AuthorityId>, RotateError> {
         let mut bundle = self.bundle().await?;
+        let now = self.clock.now();
         if let Some(active) = self.slots.active()
+            && now < active.not_after()
             && !bundle
                 .as_ref()
                 .is_some_and(|bundle| bundle.has_x509(&active.id))
