@@ -131,7 +131,7 @@ impl Server {
             started,
         });
         let stop_endpoints = CancellationToken::new();
-        let endpoints = bind(&config, &services, tls, &stop_endpoints).await?;
+        let endpoints = bind(&config, &services, tls, &stop_endpoints)?;
         Ok(Self {
             janitor: Janitor::new(store, clock, config.prune_agents),
             endpoints,
@@ -290,7 +290,7 @@ async fn check_trust_domain(store: &dyn DataStore, own: &TrustDomain) -> anyhow:
     Ok(())
 }
 
-async fn bind(
+fn bind(
     config: &Config,
     services: &Arc<Services>,
     tls: Arc<rustls::ServerConfig>,
@@ -319,7 +319,6 @@ async fn bind(
         })
     };
     let tcp = TcpEndpoint::bind(config.bind_address, tls)
-        .await
         .with_context(|| format!("failed to listen on {}", config.bind_address))?;
     let unix = UnixEndpoint::bind(&config.socket_path)?;
     Ok(Endpoints {

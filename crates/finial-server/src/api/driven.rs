@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use futures::Stream;
 use tokio::sync::mpsc;
 use tonic::Status;
+use tracing::Instrument as _;
 
 /// Where a handler puts the messages of its answer. Waits while the client does not read.
 pub(super) struct Replies<T>(mpsc::Sender<Result<T, Status>>);
@@ -31,8 +32,10 @@ where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
     let (sender, replies) = mpsc::channel(1);
+    // The stream is read outside the call's span, and the handler's log lines belong inside.
+    let handler = handler(Replies(sender)).in_current_span();
     Box::pin(Driven {
-        handler: Some(Box::pin(handler(Replies(sender)))),
+        handler: Some(Box::pin(handler)),
         replies,
         outcome: None,
     })

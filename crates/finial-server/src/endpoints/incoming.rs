@@ -1,6 +1,7 @@
 //! Connections: from an accepted stream to calls, to a goodbye.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,13 +87,33 @@ pub(super) async fn serve<I>(
             connection.await
         }
     };
-    if let Err(error) = result {
+    if let Err(error) = result
+        && !went_away(&error)
+    {
         tracing::debug!(
             subsystem_name = "endpoints",
             error = %finial_runtime::log::chain(&error),
             "connection ended"
         );
     }
+}
+
+/// Clients hang up without a word; that is no news.
+fn went_away(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::NotConnected
+            );
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Waits for the connections of a listener that stops; those that take longer than the grace period are cut off. Tells

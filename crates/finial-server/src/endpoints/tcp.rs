@@ -8,8 +8,7 @@ use finial_pki::tls::peer_svid;
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,12 +26,16 @@ pub(crate) struct TcpEndpoint {
     tls: Arc<ServerConfig>,
 }
 
-/// Everything from the first packet to the end of the handshake happens within this time.
+/// A client has this long for its first byte, and again for its handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// Handshakes at the same time; each costs a signature and some 50 KiB.
-const MAX_HANDSHAKES: usize = 512;
-/// Connections that have not finished their handshake, silent ones included.
+/// Handshakes at the same time. Waiting for a place would let a few hundred clients that stop half-way keep everybody out;
+/// instead the one that has taken longest gives way.
+const MAX_HANDSHAKES: usize = 4096;
+/// Connections that have not said a word.
 const MAX_WAITING: usize = 16_384;
+/// Connections the system holds until they are accepted; it has a limit of its own. One that finds no place is tried again
+/// only a second later, and a thousand agents may come at once.
+const BACKLOG: u32 = 16_384;
 const MAX_CONNECTION_AGE: Duration = Duration::from_mins(3);
 /// Connections without a client certificate, after their handshake.
 const MAX_ANONYMOUS: usize = 4096;
@@ -56,8 +59,16 @@ const ANONYMOUS: Bounds = Bounds {
 };
 
 impl TcpEndpoint {
-    pub(crate) async fn bind(addr: SocketAddr, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
+    /// Binds the address. Must be called within a Tokio runtime.
+    pub(crate) fn bind(addr: SocketAddr, tls: Arc<ServerConfig>) -> std::io::Result<Self> {
+        let socket = if addr.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        let listener = socket.listen(BACKLOG)?;
         let addr = listener.local_addr()?;
         Ok(Self {
             listener,
@@ -77,7 +88,7 @@ impl TcpEndpoint {
         let tls = TlsAcceptor::from(self.tls);
         let waiting = Waiting::new(MAX_WAITING);
         let anonymous = Waiting::new(MAX_ANONYMOUS);
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let handshakes = Waiting::new(MAX_HANDSHAKES);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -89,7 +100,7 @@ impl TcpEndpoint {
                             stream,
                             addr,
                             place: waiting.enter(),
-                            handshakes: Arc::clone(&handshakes),
+                            handshakes: handshakes.clone(),
                             tls: tls.clone(),
                             anonymous: anonymous.clone(),
                         };
@@ -114,7 +125,7 @@ struct Accepted {
     stream: TcpStream,
     addr: SocketAddr,
     place: Place,
-    handshakes: Arc<Semaphore>,
+    handshakes: Waiting,
     tls: TlsAcceptor,
     anonymous: Waiting,
 }
@@ -157,10 +168,21 @@ impl Accepted {
             tls,
             anonymous: _,
         } = self;
+        let silence = async {
+            tokio::select! {
+                ready = stream.ready(Interest::READABLE) => ready.is_ok(),
+                () = place.evicted() => false,
+            }
+        };
+        if !matches!(
+            tokio::time::timeout(HANDSHAKE_LIMIT, silence).await,
+            Ok(true)
+        ) {
+            return None;
+        }
+        drop(place);
+        let place = handshakes.enter();
         let handshake = async {
-            // A client that says nothing holds no permit.
-            stream.ready(Interest::READABLE).await?;
-            let _permit = handshakes.acquire_owned().await.ok();
             stream.set_nodelay(true)?;
             tls.accept(stream).await
         };

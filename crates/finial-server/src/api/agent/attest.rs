@@ -16,7 +16,6 @@ use spiffe_types::agent::AttestedAgent;
 use spiffe_types::id::SpiffeId;
 use spiffe_types::selector::SelectorSet;
 use tonic::{Code, Status, Streaming};
-use tracing::Instrument as _;
 
 use crate::api::driven::Replies;
 use crate::api::{Services, status};
@@ -51,11 +50,8 @@ pub(super) async fn serve(
     mut requests: Streaming<pb::AttestAgentRequest>,
     replies: Replies<pb::AttestAgentResponse>,
 ) -> Result<(), Status> {
-    let span = tracing::Span::current();
     let trail = call.audit().clone();
-    let result = attest(services, call, &mut requests, &replies)
-        .instrument(span)
-        .await;
+    let result = attest(services, call, &mut requests, &replies).await;
     trail.end(
         result
             .as_ref()
