@@ -8,6 +8,7 @@ pub mod api;
 pub mod attestation;
 pub mod cache;
 mod catalog;
+pub mod cli;
 pub mod config;
 pub mod endpoints;
 pub mod identity;

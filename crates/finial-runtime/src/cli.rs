@@ -8,6 +8,7 @@ mod app;
 mod console;
 pub mod flags;
 mod output;
+pub mod socket;
 
 pub use app::{App, Command};
 pub use console::Console;

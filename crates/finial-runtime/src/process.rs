@@ -1,13 +1,13 @@
 //! The frame of a process: runtime, signals, exit code.
 
 use std::future::Future;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::{Code, FAILED};
 use crate::log::{self, chain};
 
 /// How long blocking work may hold up the end of the process.
@@ -17,10 +17,10 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 ///
 /// SIGINT and SIGTERM cancel the token that `body` receives; a second one ends the process without waiting. SIGUSR2
 /// reopens the log file.
-pub fn run<F, Fut>(body: F) -> anyhow::Result<ExitCode>
+pub fn run<F, Fut>(body: F) -> anyhow::Result<Code>
 where
     F: FnOnce(CancellationToken) -> Fut,
-    Fut: Future<Output = anyhow::Result<ExitCode>>,
+    Fut: Future<Output = anyhow::Result<Code>>,
 {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -69,7 +69,7 @@ impl Signals {
     }
 
     /// Returns only when the process must end without waiting.
-    async fn drive(mut self, shutdown: CancellationToken) -> ExitCode {
+    async fn drive(mut self, shutdown: CancellationToken) -> Code {
         loop {
             tokio::select! {
                 _ = self.interrupt.recv() => {}
@@ -85,7 +85,7 @@ impl Signals {
             }
             if shutdown.is_cancelled() {
                 tracing::warn!("second signal received; ending without waiting for open work");
-                return ExitCode::FAILURE;
+                return FAILED;
             }
             shutdown.cancel();
         }

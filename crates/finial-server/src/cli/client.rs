@@ -1,12 +1,9 @@
 //! What every command that talks to a server shares: where it is, how it fails, how it prints.
 
-use std::path::PathBuf;
-
-use anyhow::bail;
 use finial_client::connect;
 use finial_client::rpc_error::{RpcError, Target};
 use finial_proto::json::to_json;
-use finial_runtime::cli::{Code, Console, FAILED, FlagSet, Flags, OK, Output, print_json};
+use finial_runtime::cli::{Code, Console, FAILED, FlagSet, Flags, OK, Output, print_json, socket};
 use finial_runtime::process;
 use prost::Message;
 use tonic::Status;
@@ -15,21 +12,10 @@ use tonic::transport::Channel;
 use crate::config::DEFAULT_SOCKET_PATH;
 
 const SOCKET_ENV: &str = "SPIRE_SERVER_PRIVATE_SOCKET";
-const TEMPLATE_ENV: &str = "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE";
 
 /// The flags that say where the server is.
 pub(super) fn flags(name: &'static str) -> FlagSet {
-    FlagSet::new(name)
-        .string(
-            "socketPath",
-            DEFAULT_SOCKET_PATH,
-            "Path to the server's API Unix domain socket",
-        )
-        .string(
-            "instance",
-            "",
-            "Instance name for the socket template (env SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE)",
-        )
+    socket::flags(FlagSet::new(name), DEFAULT_SOCKET_PATH)
 }
 
 /// A connection to the server.
@@ -52,15 +38,18 @@ pub(super) fn with_server(
     console: &mut Console,
     body: impl AsyncFnOnce(Server) -> anyhow::Result<Printed>,
 ) -> Code {
-    let result = socket_path(flags, |name| std::env::var(name).ok()).and_then(|path| {
-        process::block_on(async move {
-            let server = Server {
-                target: Target::uri(&path),
-                channel: connect::unix(path),
-            };
-            body(server).await
-        })?
-    });
+    let env = |name: &str| std::env::var(name).ok();
+    let result = socket::resolve(flags, DEFAULT_SOCKET_PATH, SOCKET_ENV, env)
+        .map_err(anyhow::Error::from)
+        .and_then(|path| {
+            process::block_on(async move {
+                let server = Server {
+                    target: Target::uri(&path),
+                    channel: connect::unix(path),
+                };
+                body(server).await
+            })?
+        });
     finish(console, result)
 }
 
@@ -123,27 +112,6 @@ pub(super) fn finish(console: &mut Console, result: anyhow::Result<Printed>) -> 
     }
 }
 
-/// Chooses the socket: a path that was given, an instance, the environment, the default.
-fn socket_path(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<PathBuf> {
-    let given = flags.string("socketPath");
-    if given != DEFAULT_SOCKET_PATH {
-        return Ok(given.into());
-    }
-    if let Some(instance) = flags.non_empty("instance") {
-        let Some(template) = env(TEMPLATE_ENV).filter(|template| !template.is_empty()) else {
-            bail!("you must define {TEMPLATE_ENV} to use the instance flag");
-        };
-        if !template.contains("%i") {
-            bail!("failed to find %i in {TEMPLATE_ENV}");
-        }
-        return Ok(template.replace("%i", instance).into());
-    }
-    Ok(env(SOCKET_ENV)
-        .filter(|path| !path.is_empty())
-        .unwrap_or_else(|| given.to_owned())
-        .into())
-}
-
 /// Joins a count and a noun: `1 entry`, `2 entries`.
 pub(super) fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
@@ -152,46 +120,6 @@ pub(super) fn plural(count: usize, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn choose(words: &[&str], env: &[(&str, &str)]) -> Result<String, String> {
-        let words: Vec<_> = words.iter().map(ToString::to_string).collect();
-        let flags = flags("entry show").parse(&words).unwrap();
-        let env = |name: &str| {
-            env.iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| (*value).to_owned())
-        };
-        socket_path(&flags, env)
-            .map(|path| path.display().to_string())
-            .map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn the_socket_is_chosen_in_spires_order() {
-        let env = &[(SOCKET_ENV, "/env"), (TEMPLATE_ENV, "/run/%i/%i.sock")][..];
-        for (words, env, expected) in [
-            (&[][..], &[][..], Ok(DEFAULT_SOCKET_PATH)),
-            (&[], env, Ok("/env")),
-            (&["-instance", "a"], env, Ok("/run/a/a.sock")),
-            (&["-instance", "a", "-socketPath", "/x"], env, Ok("/x")),
-            (&["-socketPath", ""], env, Ok("")),
-            (
-                &["-instance", "a"],
-                &[],
-                Err(
-                    "you must define SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE to use the instance flag",
-                ),
-            ),
-            (
-                &["-instance", "a"],
-                &[(TEMPLATE_ENV, "/x")],
-                Err("failed to find %i in SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE"),
-            ),
-        ] {
-            let expected = expected.map(str::to_owned).map_err(str::to_owned);
-            assert_eq!(choose(words, env), expected, "{words:?}");
-        }
-    }
 
     #[test]
     fn an_item_that_failed_is_exit_code_1_and_said_last() {

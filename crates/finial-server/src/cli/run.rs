@@ -1,19 +1,13 @@
 //! `run`, `validate`.
 
-use std::process::ExitCode;
-
 use finial_plugin::context::PluginContext;
 use finial_runtime::cli::{Code, Console, FAILED, FlagSet, Flags, OK};
 use finial_runtime::clock::SystemClock;
 use finial_runtime::log::{self, chain};
-use finial_runtime::{fs, process};
-use tokio_util::sync::CancellationToken;
+use finial_runtime::process;
 
 use crate::config::{self, Config};
 use crate::server::Server;
-
-/// No file of the server is for everybody to read.
-const UMASK: u32 = 0o027;
 
 fn flags(name: &'static str) -> FlagSet {
     FlagSet::new(name)
@@ -80,38 +74,26 @@ pub(super) fn run(flags: &Flags, console: &mut Console) -> Code {
         console.errln(chain(&error));
         return FAILED;
     }
-    fs::set_umask(UMASK);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
-    let result = process::run(async move |shutdown| Ok(serve(config, shutdown).await));
-    match result {
-        Ok(code) if code == ExitCode::SUCCESS => OK,
-        Ok(_) => FAILED,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "Server crashed");
-            FAILED
+    let logs_to_file = config.log.file.is_some();
+    let result = process::run(async move |shutdown| {
+        Box::pin(async move {
+            Server::build(config, finial_plugins::server())
+                .await?
+                .run(shutdown)
+                .await
+        })
+        .await?;
+        Ok(OK)
+    });
+    result.unwrap_or_else(|error| {
+        let error = format!("{error:#}");
+        tracing::error!(error, "Server crashed");
+        if logs_to_file {
+            // Whoever started the server does not see the log.
+            console.errln(error);
         }
-    }
-}
-
-async fn serve(config: Config, shutdown: CancellationToken) -> ExitCode {
-    let served = async {
-        Server::build(config, finial_plugins::server())
-            .await?
-            .run(shutdown)
-            .await
-    };
-    match Box::pin(served).await {
-        Ok(()) => {
-            tracing::info!("Server stopped gracefully");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "Server crashed");
-            ExitCode::FAILURE
-        }
-    }
+        FAILED
+    })
 }
 
 /// `validate`
