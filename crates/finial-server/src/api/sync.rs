@@ -126,7 +126,7 @@ impl Session {
                     let Ok(Some(request)) = request else {
                         return Err(Ended::Gone);
                     };
-                    self.take(request)?;
+                    self.take(&request)?;
                     continue;
                 }
                 () = self.feed.changed() => {}
@@ -155,8 +155,8 @@ impl Session {
         Ok(())
     }
 
-    fn take(&self, request: FollowRequest) -> Result<(), Ended> {
-        match request.step {
+    fn take(&self, request: &FollowRequest) -> Result<(), Ended> {
+        match &request.step {
             Some(RequestStep::Applied(applied)) => {
                 // A revision that was never sent says nothing.
                 let told = self.told.as_ref().map_or(Revision(0), |view| view.revision);

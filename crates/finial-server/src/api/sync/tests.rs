@@ -382,7 +382,7 @@ impl World {
         self.until(|world| applied(world).is_none()).await;
     }
 
-    async fn until(&self, condition: impl Fn(&Self) -> bool) {
+    async fn until(&self, condition: impl Fn(&Self) -> bool + Send + Sync) {
         let wait = async {
             while !condition(self) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -485,11 +485,13 @@ async fn serve(tasks: &mut JoinSet<()>, service: SyncServer<SyncService>) -> Cha
         }
     });
     Endpoint::from_static("http://in.memory")
+        .initial_stream_window_size(65_535) // so that a reader falls behind soon
         .connect_with_connector(connector)
         .await
         .unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "an interceptor's signature")]
 fn identify(mut request: Request<()>) -> Result<Request<()>, Status> {
     let peer = TlsPeer {
         addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1),
