@@ -9,6 +9,7 @@
 //! moment of the cache; an entry somebody is subscribed to is never evicted.
 
 mod bundles;
+mod encoded;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod index;
@@ -29,6 +30,7 @@ use spiffe_types::selector::{Selector, SelectorSet};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+pub use self::encoded::EncodedOnce;
 use self::state::State;
 use self::subscriber::GroupId;
 pub use self::subscriber::Subscription;
@@ -57,6 +59,8 @@ pub struct WorkloadUpdate {
     pub ready: bool,
     /// Revision of the agent's state; grows with each change that was applied.
     pub revision: u64,
+    /// The answer to `FetchX509SVID`, once some stream has sent it.
+    pub x509_message: EncodedOnce,
 }
 
 /// An entry a caller does not match, though it has some of the selectors.

@@ -14,7 +14,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use finial_plugin::workload::{CaptureError, Peer};
 use finial_proto::descriptor::DESCRIPTOR_SET;
-use finial_proto::pb::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use finial_runtime::authority::AuthorityRewriter;
 use finial_runtime::fs::bind_unix;
 use finial_runtime::log::chain;
@@ -30,10 +29,10 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
-use self::dispatch::Dispatch;
+use self::dispatch::{Dispatch, Services};
 pub use self::dispatch::{SECURITY_HEADER, SECURITY_HEADER_VALUE};
 use crate::api::health::HealthApi;
-use crate::api::workload::WorkloadApi;
+use crate::api::workload::{WorkloadApi, WorkloadApiServer};
 use crate::workload::Caller;
 
 /// The public socket, listening.
@@ -41,7 +40,7 @@ use crate::workload::Caller;
 pub struct Endpoints {
     listener: UnixListener,
     path: PathBuf,
-    routes: Routes,
+    services: Services,
 }
 
 impl Endpoints {
@@ -54,11 +53,10 @@ impl Endpoints {
         listen(&listener, Backlog::MAXALLOWABLE)
             .with_context(|| format!("failed to listen on unix socket {}", path.display()))?;
         raise_file_limit();
-        let routes = routes(path, workload_api)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
-            routes,
+            services: services(path, workload_api)?,
         })
     }
 
@@ -94,7 +92,7 @@ impl Endpoints {
                     let Some(caller) = identify(&socket, &blind) else {
                         continue;
                     };
-                    let dispatch = Dispatch::new(self.routes.clone(), Arc::new(caller));
+                    let dispatch = Dispatch::new(self.services.clone(), Arc::new(caller));
                     connections.spawn(async move {
                         serve_connection(socket, dispatch).await;
                         drop(permit);
@@ -169,7 +167,7 @@ async fn serve_connection(socket: UnixStream, dispatch: Dispatch) {
     }
 }
 
-fn routes(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Routes> {
+fn services(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Services> {
     let served = workload_api.is_some();
     let health = HealthApi::new(served.then(|| path.to_owned()));
     let reflection = || {
@@ -190,9 +188,6 @@ fn routes(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Rout
             .fold(builder, Builder::with_service_name)
     };
     let mut routes = Routes::builder();
-    if let Some(api) = workload_api {
-        routes.add_service(SpiffeWorkloadApiServer::new(api));
-    }
     routes
         .add_service(HealthServer::new(health))
         .add_service(
@@ -205,7 +200,10 @@ fn routes(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Rout
                 .build_v1alpha()
                 .context("failed to build gRPC reflection")?,
         );
-    Ok(routes.routes().prepare())
+    Ok(Services {
+        workload_api: workload_api.map(WorkloadApiServer::new),
+        others: routes.routes().prepare(),
+    })
 }
 
 /// Lets the process hold as many files as it may: an open stream takes two.

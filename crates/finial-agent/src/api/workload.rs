@@ -4,6 +4,7 @@
 //! here talks to the server: the cache has an answer or will be given one.
 
 mod compose;
+mod server;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,7 +13,7 @@ use finial_proto::pb::spiffe_workload_api_server::SpiffeWorkloadApi;
 use finial_proto::pb::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, WitBundlesRequest, WitBundlesResponse, WitsvidRequest,
-    WitsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
+    WitsvidResponse, X509BundlesRequest, X509BundlesResponse,
 };
 use finial_runtime::clock::SharedClock;
 use finial_runtime::log::chain;
@@ -22,6 +23,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Extensions, Request, Response, Status};
 
 use self::compose::{Entitlement, has_identity};
+pub use self::server::WorkloadApiServer;
 use super::status::{attestation_failed, no_identity_issued};
 use crate::cache::{Cache, Subscription, WorkloadUpdate};
 use crate::workload::Caller;
@@ -92,33 +94,9 @@ impl WorkloadApi {
     }
 }
 
+/// All methods but `FetchX509SVID`, which [`WorkloadApiServer`] serves itself.
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for WorkloadApi {
-    async fn fetch_x509svid(
-        &self,
-        request: Request<X509svidRequest>,
-    ) -> Result<Response<BoxStream<X509svidResponse>>, Status> {
-        let call = self.open(request.extensions(), "FetchX509SVID").await?;
-        Ok(Response::new(Box::pin(stream::unfold(
-            Some(call),
-            async |call| {
-                let mut call = call?;
-                loop {
-                    let update = call.next().await;
-                    let entitlement = Entitlement::of(&update);
-                    if entitlement.is_empty() {
-                        return Some((Err(call.refuse()), None));
-                    }
-                    // Held until it is whole: a workload must never take an early part of its identities for all of them.
-                    if let Some(response) = entitlement.x509_response() {
-                        call.log_fetched(&entitlement);
-                        return Some((Ok(response), Some(call)));
-                    }
-                }
-            },
-        ))))
-    }
-
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
@@ -228,10 +206,11 @@ impl Call {
         no_identity_issued()
     }
 
-    fn log_fetched(&self, entitlement: &Entitlement<'_>) {
-        if self.caller.is_agent() || !tracing::enabled!(tracing::Level::DEBUG) {
+    fn log_fetched(&self, update: &WorkloadUpdate) {
+        if !tracing::enabled!(tracing::Level::DEBUG) || self.caller.is_agent() {
             return;
         }
+        let entitlement = Entitlement::of(update);
         let now = self.api.clock.now();
         for (id, not_after) in entitlement.svids() {
             tracing::debug!(

@@ -15,7 +15,7 @@ use super::bundles::Bundles;
 use super::index::SelectorIndex;
 use super::subscriber::{GroupId, Groups};
 use super::work::{NO_REVISION, NextWork, Reason, Work, Worklist};
-use super::{Change, Counts, Identity, IssuedSvid, NearMiss, WorkloadUpdate};
+use super::{Change, Counts, EncodedOnce, Identity, IssuedSvid, NearMiss, WorkloadUpdate};
 
 #[derive(Debug)]
 struct Record {
@@ -327,6 +327,7 @@ impl State {
                 .federated_with(identities.iter().map(|identity| &identity.entry)),
             ready: identities.iter().all(|identity| identity.svid.is_some()),
             revision: self.revision,
+            x509_message: EncodedOnce::default(),
             identities,
         }
     }

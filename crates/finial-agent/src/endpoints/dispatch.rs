@@ -1,31 +1,39 @@
 //! What happens to a request before a service sees it.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::sync::Arc;
 
-use futures::future::{Either, FutureExt as _};
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tower::util::{Oneshot, ServiceExt as _};
+use tower::util::ServiceExt as _;
 
 use crate::api::status::SECURITY_HEADER_MISSING;
+use crate::api::workload::WorkloadApiServer;
 use crate::workload::Caller;
+
+/// What is served.
+#[derive(Debug, Clone)]
+pub(super) struct Services {
+    pub(super) workload_api: Option<WorkloadApiServer>,
+    pub(super) others: Routes,
+}
 
 /// The services of one connection. Every request learns who calls, and must bear the security header if it is for the Workload API.
 #[derive(Debug, Clone)]
 pub(super) struct Dispatch {
-    routes: Routes,
+    services: Services,
     caller: Arc<Caller>,
 }
 
 impl Dispatch {
-    pub(super) fn new(routes: Routes, caller: Arc<Caller>) -> Self {
-        Self { routes, caller }
+    pub(super) fn new(services: Services, caller: Arc<Caller>) -> Self {
+        Self { services, caller }
     }
 
     pub(super) fn caller(&self) -> &Arc<Caller> {
@@ -36,17 +44,19 @@ impl Dispatch {
 impl Service<Request<Incoming>> for Dispatch {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future =
-        Either<Ready<Result<Self::Response, Infallible>>, Oneshot<Routes, Request<Incoming>>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if request.uri().path().starts_with(WORKLOAD_API) && !has_security_header(request.headers())
-        {
+        let for_workload_api = request.uri().path().starts_with(WORKLOAD_API);
+        if for_workload_api && !has_security_header(request.headers()) {
             let status = Status::invalid_argument(SECURITY_HEADER_MISSING);
-            return ready(Ok(status.into_http())).left_future();
+            return Box::pin(ready(Ok(status.into_http())));
         }
         request.extensions_mut().insert(Arc::clone(&self.caller));
-        self.routes.clone().oneshot(request).right_future()
+        match &self.services.workload_api {
+            Some(api) if for_workload_api => Box::pin(api.clone().oneshot(request)),
+            Some(_) | None => Box::pin(self.services.others.clone().oneshot(request)),
+        }
     }
 }
 

@@ -131,7 +131,7 @@ fn cgroup_paths(content: &str) -> Result<Vec<String>, LocateError> {
         .collect()
 }
 
-/// Reads the roots of the cgroup mounts in `/proc/<pid>/mountinfo`, see proc_pid_mountinfo(5), without those of whole hierarchies.
+/// Reads the roots of the cgroup mounts in `/proc/<pid>/mountinfo`, see `proc_pid_mountinfo(5)`, without those of whole hierarchies.
 fn cgroup_mount_roots(content: &str) -> Result<Vec<String>, LocateError> {
     let mut roots = Vec::new();
     for line in content.lines().filter(|line| !line.is_empty()) {

@@ -66,10 +66,10 @@ impl DockerAttestor {
             let text = format!("unknown configurations detected: {}", keys.join(","));
             return Err(PluginError::misconfigured(text));
         }
-        Ok(Arc::new(Self::new(config)?))
+        Ok(Arc::new(Self::new(&config)?))
     }
 
-    fn new(config: DockerConfig) -> Result<Self, PluginError> {
+    fn new(config: &DockerConfig) -> Result<Self, PluginError> {
         if config.sigstore.is_some() {
             return Err(PluginError::unsupported(
                 "the docker workload attestor cannot verify image signatures yet: remove the sigstore section",
@@ -106,15 +106,12 @@ impl DockerAttestor {
 
     /// Finds the id of the container and the engine that runs it.
     fn find(&self, workload: &Workload) -> Result<Option<(String, Engine)>, AttestError> {
-        let (id, cgroups) = match &self.matchers {
-            Some(matchers) => {
-                let cgroups = cgroups(workload, self.verbose)?;
-                (matchers.find(&cgroups)?, cgroups)
-            }
-            None => {
-                let Location { container, cgroups } = locate(workload, self.verbose)?;
-                (container.map(|container| container.id), cgroups)
-            }
+        let (id, cgroups) = if let Some(matchers) = &self.matchers {
+            let cgroups = cgroups(workload, self.verbose)?;
+            (matchers.find(&cgroups)?, cgroups)
+        } else {
+            let Location { container, cgroups } = locate(workload, self.verbose)?;
+            (container.map(|container| container.id), cgroups)
         };
         Ok(id.map(|id| {
             let engine = self
@@ -168,7 +165,7 @@ async fn inspect(engine: &Engine, id: &str) -> Result<InspectedContainer, Engine
         match engine.container(id).await {
             Ok(container) => return Ok(container),
             Err(error) => {
-                tracing::debug!(container = id, error = %chain(&error), "retrying to inspect container")
+                tracing::debug!(container = id, error = %chain(&error), "retrying to inspect container");
             }
         }
         tokio::time::sleep(wait).await;

@@ -5,8 +5,10 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use finial_proto::pb::{X509BundlesResponse, X509svid, X509svidResponse};
+use prost::Message as _;
 use spiffe_types::bundle::Bundle;
 use spiffe_types::id::SpiffeId;
+use zeroize::Zeroizing;
 
 use crate::cache::{Identity, WorkloadUpdate};
 
@@ -50,10 +52,6 @@ impl<'a> Entitlement<'a> {
             })
             .collect();
         Self { update, identities }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.identities.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -102,6 +100,22 @@ fn x509_svid(identity: &Identity, bundle: &Bytes) -> Option<X509svid> {
     })
 }
 
+/// The same message as it goes over the wire, made once for all streams that have this update.
+pub(super) fn x509_frame(update: &WorkloadUpdate) -> Option<Bytes> {
+    update.x509_message.get_or_encode(|| {
+        let response = Entitlement::of(update).x509_response()?;
+        let length = u32::try_from(response.encoded_len()).ok()?;
+        // Capacity for all: growing would leave copies of the keys behind.
+        let mut frame = Zeroizing::new(Vec::with_capacity(
+            response.encoded_len() + GRPC_PREFIX_LENGTH,
+        ));
+        frame.push(0); // not compressed
+        frame.extend_from_slice(&length.to_be_bytes());
+        response.encode_raw(&mut *frame);
+        Some(Bytes::from_owner(frame))
+    })
+}
+
 /// Tells whether the workload has any identity.
 pub(super) fn has_identity(update: &WorkloadUpdate) -> bool {
     served(update).next().is_some()
@@ -137,6 +151,9 @@ fn served(update: &WorkloadUpdate) -> impl Iterator<Item = &Identity> {
 fn seniority(identity: &Identity) -> impl Ord + use<'_> {
     (identity.entry.created_at, &identity.entry.id)
 }
+
+/// A byte for compression and four for the length.
+const GRPC_PREFIX_LENGTH: usize = 5;
 
 #[cfg(test)]
 mod tests;

@@ -178,7 +178,13 @@ fn escape(name: &str) -> String {
             | b'@' => {
                 out.push(char::from(byte));
             }
-            other => out.push_str(&format!("%{other:02X}")),
+            other => {
+                const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+                let digit = |half: u8| DIGITS.get(usize::from(half)).copied().map(char::from);
+                out.push('%');
+                out.extend(digit(other >> 4));
+                out.extend(digit(other & 0xf));
+            }
         }
     }
     out

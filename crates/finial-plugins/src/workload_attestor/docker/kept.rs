@@ -8,10 +8,13 @@ use std::time::Duration;
 use spiffe_types::selector::Selector;
 use tokio::time::Instant;
 
+/// By engine and container.
+type Answers = HashMap<(PathBuf, String), (Instant, Vec<Selector>)>;
+
 /// The selectors of containers that were asked for lately. Which container a process is in is never kept.
 #[derive(Debug, Default)]
 pub(super) struct KeptSelectors {
-    answers: Mutex<HashMap<(PathBuf, String), (Instant, Vec<Selector>)>>,
+    answers: Mutex<Answers>,
 }
 
 impl KeptSelectors {
@@ -33,11 +36,11 @@ impl KeptSelectors {
         answers.insert(key, (Instant::now(), selectors.to_vec()));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(PathBuf, String), (Instant, Vec<Selector>)>> {
+    fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A container's answer never changes; this bounds how long a removed one is remembered.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEPT_FOR: Duration = Duration::from_mins(1);
 const KEPT_AT_MOST: usize = 2048;

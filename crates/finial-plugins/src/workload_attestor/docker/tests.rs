@@ -167,10 +167,10 @@ fn matchers_and_the_new_locator_exclude_each_other() {
         ..DockerConfig::default()
     };
 
-    assert!(DockerAttestor::new(config(None)).is_err());
-    assert!(DockerAttestor::new(config(Some(true))).is_err());
-    assert!(DockerAttestor::new(config(Some(false))).is_ok());
-    assert!(DockerAttestor::new(DockerConfig::default()).is_ok());
+    assert!(DockerAttestor::new(&config(None)).is_err());
+    assert!(DockerAttestor::new(&config(Some(true))).is_err());
+    assert!(DockerAttestor::new(&config(Some(false))).is_ok());
+    assert!(DockerAttestor::new(&DockerConfig::default()).is_ok());
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn update(identities: Vec<Identity>) -> WorkloadUpdate {
         bundle: Arc::new(bundle("example.org", 1)),
         federated: vec![Arc::new(bundle("other.test", 1))],
         revision: 1,
+        x509_message: crate::cache::EncodedOnce::default(),
     }
 }
 
@@ -76,10 +77,9 @@ fn a_message_is_held_until_each_identity_has_its_svid() {
     let mut update = update(vec![identity("a", |_| {}), identity("b", |_| {})]);
     update.identities[1].svid = None;
 
-    let entitlement = Entitlement::of(&update);
-
-    assert!(!entitlement.is_empty());
-    assert_eq!(entitlement.x509_response(), None);
+    assert!(has_identity(&update));
+    assert_eq!(Entitlement::of(&update).x509_response(), None);
+    assert_eq!(x509_frame(&update), None);
 }
 
 #[test]
@@ -101,6 +101,25 @@ fn a_response_bears_chain_key_bundle_hint_and_federated_bundles() {
             crl: Vec::new(),
             federated_bundles: HashMap::from([("spiffe://other.test".into(), Bytes::new())]),
         }
+    );
+}
+
+#[test]
+fn a_message_is_encoded_once_for_all_streams() {
+    let update = update(vec![identity("a", |_| {})]);
+
+    let first = x509_frame(&update).unwrap();
+    let second = x509_frame(&update).unwrap();
+
+    assert_eq!(first.as_ptr(), second.as_ptr());
+    let expected = Entitlement::of(&update).x509_response().unwrap();
+    assert_eq!(
+        X509svidResponse::decode(first.slice(5..)).unwrap(),
+        expected
+    );
+    assert_eq!(
+        first[..5],
+        [0, 0, 0, 0, u8::try_from(expected.encoded_len()).unwrap()]
     );
 }
 
