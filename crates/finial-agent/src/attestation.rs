@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use finial_client::status::describe;
 use finial_pki::csr;
 use finial_plugin::node_attestor::AgentNodeAttestor;
 use finial_runtime::backoff::Backoff;
@@ -30,7 +29,6 @@ use self::storage::{BootstrapState, BootstrapUse, Storage, StorageError, StoredS
 use crate::identity::AgentSvid;
 use crate::identity::keys::{AgentKeys, KeyError};
 use crate::link::Link;
-use crate::sync::is_unknown_authority;
 
 /// Why the node is not attested.
 #[derive(Debug, Error)]
@@ -99,7 +97,7 @@ impl AttestationError {
     }
 
     fn is_unknown_authority(&self) -> bool {
-        matches!(self, Self::Exchange { source: ExchangeError::Rpc { source, .. } } if is_unknown_authority(source))
+        matches!(self, Self::Exchange { source: ExchangeError::Rpc { source, .. } } if source.is_unknown_authority())
     }
 }
 
@@ -413,7 +411,7 @@ pub fn reason(error: &AttestationError) -> String {
         } => reason.clone(),
         AttestationError::Exchange {
             source: ExchangeError::Rpc { source, .. },
-        } => describe(source),
+        } => source.to_string(),
         AttestationError::Exchange {
             source: ExchangeError::Payload { source, .. },
         } => source.to_string(),

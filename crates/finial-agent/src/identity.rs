@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use finial_client::status::{AgentVerdict, agent_verdict};
+use finial_client::status::AgentVerdict;
 use finial_pki::csr::{self, CreateCsrError};
 use finial_pki::x509::verify_svid;
 use finial_plugin::node_attestor::AgentNodeAttestor;
@@ -31,6 +31,7 @@ use crate::attestation::exchange::{self, ExchangeError};
 use crate::attestation::storage::{Storage, StorageError, StoredSvid};
 use crate::cache::Cache;
 use crate::link::Link;
+use crate::rpc::RpcFailure;
 
 /// The SVID the agent shows to the server.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ pub enum IdentityError {
     #[error("failed to renew agent")]
     Renew {
         /// What it answered.
-        source: Box<tonic::Status>,
+        source: RpcFailure,
     },
     /// The exchange failed.
     #[error("failed to attest node")]
@@ -96,7 +97,7 @@ impl IdentityError {
             Self::Renew { source }
             | Self::Exchange {
                 source: ExchangeError::Rpc { source, .. },
-            } => agent_verdict(source),
+            } => source.verdict(),
             Self::Expired { source, .. } => source.verdict(),
             Self::Key { .. }
             | Self::Csr { .. }
@@ -242,7 +243,7 @@ impl Identity {
             .renew_agent(request)
             .await
             .map_err(|status| IdentityError::Renew {
-                source: Box::new(status),
+                source: status.into(),
             })?;
         let chain = answer.into_inner().svid.map(|svid| svid.cert_chain).ok_or(
             IdentityError::Exchange {

@@ -13,5 +13,6 @@ pub mod config;
 pub mod endpoints;
 pub mod identity;
 pub mod link;
+pub mod rpc;
 pub mod sync;
 pub mod workload;

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use finial_client::status::describe;
 use finial_proto::pb::spire::api::server::agent::v1 as agent_api;
 use finial_proto::pb::spire::api::server::agent::v1::agent_client::AgentClient;
 use finial_proto::pb::spire::api::types;
@@ -35,8 +34,9 @@ use crate::attestation::storage::Storage;
 use crate::cache::{Cache, Change};
 use crate::identity::Identity;
 use crate::link::Link;
+use crate::rpc::RpcFailure;
 
-pub use self::error::{SyncError, is_unknown_authority};
+pub use self::error::SyncError;
 
 /// By which calls the agent learns of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Synchronizer {
             tracing::error!(
                 subsystem_name = "manager",
                 agent_version = version,
-                error = %describe(&status),
+                error = %RpcFailure::from(status),
                 "Failed to post agent status"
             );
         }

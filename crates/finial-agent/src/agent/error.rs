@@ -44,7 +44,10 @@ pub enum AgentError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The server wants the agent to attest again, and the agent cannot.
-    #[error("agent must attest again and cannot; its SVID was removed, so the next start attests")]
+    #[error(
+        "the server wants the agent to attest again, which it cannot by itself; its SVID was removed, so the next start attests. \
+         With join tokens, mint a new one with `finial-server token generate`"
+    )]
     MustReattest {
         /// The server's answer, or why attesting again failed.
         source: Box<dyn std::error::Error + Send + Sync>,

@@ -19,6 +19,7 @@ use thiserror::Error;
 use time::format_description::well_known::Rfc3339;
 
 use super::storage::{BootstrapState, BootstrapUse};
+use crate::rpc::RpcFailure;
 
 /// Where the first trust comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ pub enum BootstrapError {
         /// Its address.
         address: String,
         /// What it answered.
-        source: Box<tonic::Status>,
+        source: RpcFailure,
     },
     /// The Workload API gave no usable bundle of this trust domain.
     #[error("the SPIFFE Workload API at {address} has no usable bundle for {trust_domain}")]
@@ -288,7 +289,7 @@ impl Bootstrap {
     ) -> Result<Vec<Bytes>, BootstrapError> {
         let failed = |status| BootstrapError::WorkloadApi {
             address: endpoint.to_string(),
-            source: Box::new(status),
+            source: RpcFailure::from(status),
         };
         let mut request = tonic::Request::new(pb::X509BundlesRequest {});
         request.set_timeout(WORKLOAD_API_TIMEOUT);

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::rpc::RpcFailure;
+
 /// Why there is no SVID.
 #[derive(Debug, Error)]
 pub enum ExchangeError {
@@ -45,7 +47,7 @@ pub enum ExchangeError {
         /// What was being done.
         act: &'static str,
         /// The answer.
-        source: Box<tonic::Status>,
+        source: RpcFailure,
     },
     /// The join token is no good, and will not become so.
     #[error("the server refused the join token: {reason}")]
@@ -164,7 +166,7 @@ pub async fn fetch_bundle(channel: Channel) -> Result<Bundle, ExchangeError> {
         .await
         .map_err(|status| ExchangeError::Rpc {
             act: "get updated bundle",
-            source: Box::new(status),
+            source: status.into(),
         })?
         .into_inner();
     convert::bundle::from_own_server(&bundle).map_err(|source| ExchangeError::Bundle { source })
@@ -226,7 +228,7 @@ fn refused(attestor: &str, status: tonic::Status) -> ExchangeError {
     }
     ExchangeError::Rpc {
         act: "receive attestation response",
-        source: Box::new(status),
+        source: status.into(),
     }
 }
 

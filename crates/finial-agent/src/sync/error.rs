@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use finial_client::status::{AgentVerdict, agent_verdict, describe, is_connection_lost};
+use finial_client::status::{AgentVerdict, is_connection_lost};
 use finial_proto::convert::ConvertError;
 use thiserror::Error;
+
+use crate::rpc::RpcFailure;
 
 /// Why a synchronization failed.
 #[derive(Debug, Error)]
@@ -15,7 +17,7 @@ pub enum SyncError {
         /// What was being done.
         act: &'static str,
         /// The answer.
-        source: Box<tonic::Status>,
+        source: RpcFailure,
     },
     /// The server's own bundle makes no sense.
     #[error("failed to parse trust domain bundle")]
@@ -42,11 +44,11 @@ impl SyncError {
     pub(super) fn rpc(act: &'static str) -> impl FnOnce(tonic::Status) -> Self {
         move |status| Self::Rpc {
             act,
-            source: Box::new(status),
+            source: status.into(),
         }
     }
 
-    fn status(&self) -> Option<&tonic::Status> {
+    fn failure(&self) -> Option<&RpcFailure> {
         match self {
             Self::Rpc { source, .. } => Some(source),
             Self::Bundle { .. } | Self::Silent { .. } | Self::Closed | Self::Redialled => None,
@@ -55,38 +57,26 @@ impl SyncError {
 
     /// What the server told the agent to do, if it did.
     pub fn verdict(&self) -> Option<AgentVerdict> {
-        self.status().and_then(agent_verdict)
+        self.failure().and_then(RpcFailure::verdict)
     }
 
     /// Whether the server's certificate is signed by nobody the agent knows.
     pub fn is_unknown_authority(&self) -> bool {
-        self.status().is_some_and(is_unknown_authority)
+        self.failure().is_some_and(RpcFailure::is_unknown_authority)
     }
 
     /// Whether the server does not know the call.
     pub fn is_unimplemented(&self) -> bool {
-        self.status()
-            .is_some_and(|status| status.code() == tonic::Code::Unimplemented)
+        self.failure()
+            .is_some_and(|failure| failure.code() == tonic::Code::Unimplemented)
     }
 
     /// Whether the connection broke, so that another server may answer next.
     pub fn is_connection_lost(&self) -> bool {
         match self {
-            Self::Rpc { source, .. } => is_connection_lost(source),
+            Self::Rpc { source, .. } => is_connection_lost(source.status()),
             Self::Silent { .. } | Self::Closed => true,
             Self::Bundle { .. } | Self::Redialled => false,
         }
     }
 }
-
-/// Whether a call failed because the server's certificate is signed by nobody the agent knows.
-pub fn is_unknown_authority(status: &tonic::Status) -> bool {
-    let text = describe(status);
-    UNKNOWN_AUTHORITY.iter().any(|words| text.contains(words))
-}
-
-/// As rustls says it, and as Go says it where the answer comes through a proxy.
-const UNKNOWN_AUTHORITY: [&str; 2] = [
-    "invalid peer certificate: UnknownIssuer",
-    "x509: certificate signed by unknown authority",
-];
