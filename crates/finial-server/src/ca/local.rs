@@ -1,4 +1,4 @@
-//! Rotation by hand: what the LocalAuthority API does to this server's authorities.
+//! Rotation by hand: what the `LocalAuthority` API does to this server's authorities.
 
 use std::time::SystemTime;
 

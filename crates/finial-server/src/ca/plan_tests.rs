@@ -8,16 +8,19 @@ fn at(hours: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_hours(hours)
 }
 
-fn view(state: SlotState, issued: u64, not_after: u64) -> Option<SlotView> {
-    Some(SlotView {
+fn view(state: SlotState, issued: u64, not_after: u64) -> SlotView {
+    SlotView {
         state,
         issued_at: at(issued),
         not_after: at(not_after),
-    })
+    }
 }
 
-fn slots(a: Option<SlotView>, b: Option<SlotView>) -> SlotViews {
-    SlotViews { a, b }
+fn slots(a: impl Into<Option<SlotView>>, b: impl Into<Option<SlotView>>) -> SlotViews {
+    SlotViews {
+        a: a.into(),
+        b: b.into(),
+    }
 }
 
 #[test]

@@ -89,8 +89,8 @@ pub enum RotateError {
     },
     /// A test pulled the plug.
     #[cfg(test)]
-    #[error("crashed after {0:?}")]
-    Crash(SubStep),
+    #[error("crashed after {0}")]
+    Crash(&'static str),
 }
 
 /// The moments between which a crash must heal.
@@ -101,6 +101,19 @@ pub(crate) enum SubStep {
     Published,
     JournaledPrepared,
     JournaledActive,
+}
+
+#[cfg(test)]
+impl SubStep {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::KeyGenerated => "generating the key",
+            Self::Signed => "signing",
+            Self::Published => "publishing",
+            Self::JournaledPrepared => "journaling the prepared authority",
+            Self::JournaledActive => "journaling the active authority",
+        }
+    }
 }
 
 /// The state of the authorities, and the only code that changes it.
@@ -433,7 +446,7 @@ impl Rotator {
     #[cfg(test)]
     fn checkpoint(&self, step: SubStep) -> Result<(), RotateError> {
         if self.crash_after == Some(step) {
-            Err(RotateError::Crash(step))
+            Err(RotateError::Crash(step.name()))
         } else {
             Ok(())
         }

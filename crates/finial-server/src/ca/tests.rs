@@ -75,7 +75,7 @@ impl World {
 
     async fn bundle(&self) -> Bundle {
         self.store
-            .find_bundle(&World::config().trust_domain)
+            .find_bundle(&Self::config().trust_domain)
             .await
             .unwrap()
             .unwrap()
