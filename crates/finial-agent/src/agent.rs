@@ -4,6 +4,7 @@
 //! workload that can connect can be served. From then on the agent serves what is valid, whether the server is there or not.
 
 mod error;
+mod health;
 mod manager;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::AgentError;
+use self::health::checks;
 use self::manager::Manager;
 use crate::api::workload::{WorkloadApi, WorkloadApiOptions};
 use crate::attestation::bootstrap::Bootstrap;
@@ -119,9 +121,36 @@ impl Agent {
     }
 
     async fn live(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let group = TaskGroup::under(&shutdown);
+        let stop = group.token();
+        let (started, watched) = watch::channel(false);
+        let socket = self
+            .config
+            .workload_api
+            .then(|| self.config.socket_path.clone());
+        group.spawn("health", {
+            let (config, stop) = (self.config.health_checks.clone(), stop.clone());
+            async move {
+                checks(watched, socket).run(&config, stop).await;
+                Ok(())
+            }
+        });
+        let outcome = self.start(&group).await;
+        if outcome.is_ok() {
+            started.send_replace(true);
+            stop.cancelled().await;
+        } else {
+            stop.cancel();
+        }
+        outcome.and(group.wait(GRACE).await)
+    }
+
+    /// Gets as far as serving, or until the group stops: the group then knows why.
+    async fn start(&self, group: &TaskGroup) -> anyhow::Result<()> {
+        let stop = group.token();
         let attested = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(()),
             attested = self.attest() => attested?,
         };
         let rebootstrap_delay = self.rebootstrap_delay(attested.svid.reattestable)?;
@@ -130,9 +159,6 @@ impl Agent {
                 "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is restarted, it will be unable to obtain a new SVID and will need to be manually evicted to be able to re-attest."
             );
         }
-
-        let group = TaskGroup::under(&shutdown);
-        let stop = group.token();
         let manager = self.manager(attested, rebootstrap_delay);
         let status = manager.status.clone();
         group.spawn("manager", manager.run(stop.clone()));
@@ -148,12 +174,9 @@ impl Agent {
         });
         tokio::select! {
             biased;
-            () = stop.cancelled() => return group.wait(GRACE).await,
-            () = ready(&self.cache, status) => {}
+            () = stop.cancelled() => Ok(()),
+            () = ready(&self.cache, status) => self.serve(group),
         }
-        self.serve(&group)?;
-        stop.cancelled().await;
-        group.wait(GRACE).await
     }
 
     async fn attest(&self) -> Result<Attested, AgentError> {
