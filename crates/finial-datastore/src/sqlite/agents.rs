@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
 use spiffe_types::agent::{AttestedAgent, SerialNumber};
 use spiffe_types::id::SpiffeId;
 use spiffe_types::selector::{Selector, SelectorSet};
@@ -209,15 +210,14 @@ pub(super) async fn list(
     let mut query = QueryBuilder::new("SELECT * FROM agents");
     let mut conditions = push_filter(&mut query, filter);
     filter::page(&mut query, &mut conditions, page)?;
-    let rows = query
+    // Row by row: a list may be the whole table.
+    let rows: Vec<_> = query
         .build()
-        .fetch_all(connection)
-        .await
-        .map_err(db("list agents"))?;
-    let rows = rows
-        .iter()
-        .map(with_row_id)
-        .collect::<Result<Vec<_>, _>>()?;
+        .fetch(connection)
+        .map_err(db("list agents"))
+        .and_then(async |row| with_row_id(&row))
+        .try_collect()
+        .await?;
     Ok(filter::page_of(rows, page))
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
 use sha2::{Digest as _, Sha256};
 use spiffe_types::entry::{Entry, EntryId, EntryPatch, NewEntry, Ttl};
 use spiffe_types::id::{SpiffeId, TrustDomain};
@@ -180,15 +181,14 @@ pub(super) async fn list(
     let mut query = QueryBuilder::new("SELECT * FROM entries");
     let mut conditions = push_filter(&mut query, filter);
     filter::page(&mut query, &mut conditions, page)?;
-    let rows = query
+    // Row by row: a list may be the whole table.
+    let rows: Vec<_> = query
         .build()
-        .fetch_all(connection)
-        .await
-        .map_err(db("list entries"))?;
-    let rows = rows
-        .iter()
-        .map(with_row_id)
-        .collect::<Result<Vec<_>, _>>()?;
+        .fetch(connection)
+        .map_err(db("list entries"))
+        .and_then(async |row| with_row_id(&row))
+        .try_collect()
+        .await?;
     Ok(filter::page_of(rows, page))
 }
 

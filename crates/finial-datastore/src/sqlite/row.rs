@@ -9,7 +9,7 @@ use sqlx::{Decode, Row as _, Sqlite, Type};
 use crate::error::{Cause, StoreError};
 
 /// Turns the database's error into the store's; for `map_err`.
-pub(super) fn db(action: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+pub(super) fn db(action: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
     move |source| {
         if is_unavailable(&source) {
             StoreError::Unavailable {
