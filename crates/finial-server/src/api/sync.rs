@@ -129,15 +129,32 @@ impl Session {
                     self.take(&request)?;
                     continue;
                 }
-                () = self.feed.changed() => {}
-                () = tokio::time::sleep_until(heartbeat) => {}
+                () = self.feed.changed() => self.tell_changes().await?,
+                () = tokio::time::sleep_until(heartbeat) => {
+                    match self.registry.revision_if_quiet(&self.feed) {
+                        Some(revision) => self.beat(revision).await?,
+                        None => continue,
+                    }
+                }
             }
-            let view = self.view()?;
-            let held = self.told.as_ref();
-            let step = held.map_or_else(|| Step::full(&view, Revision(0)), |held| Step::between(held, &view));
-            self.tell(step, view).await?;
             heartbeat = Instant::now() + HEARTBEAT;
         }
+    }
+
+    async fn tell_changes(&mut self) -> Result<(), Ended> {
+        let view = self.view()?;
+        let step = match &self.told {
+            Some(held) => Step::between(held, &view),
+            None => Step::full(&view, Revision(0)),
+        };
+        self.tell(step, view).await
+    }
+
+    /// Says that nothing concerned the agent up to `revision`.
+    async fn beat(&mut self, revision: Revision) -> Result<(), Ended> {
+        let told = self.told.as_mut().map(|view| &mut view.revision);
+        let from = told.map_or(Revision(0), |told| std::mem::replace(told, revision));
+        self.send(Step::empty(from, revision)).await
     }
 
     fn view(&self) -> Result<View, Ended> {
@@ -145,13 +162,18 @@ impl Session {
     }
 
     async fn tell(&mut self, step: Step, view: View) -> Result<(), Ended> {
+        self.send(step).await?;
+        self.told = Some(view);
+        Ok(())
+    }
+
+    async fn send(&self, step: Step) -> Result<(), Ended> {
         for message in step.into_messages() {
             self.replies
                 .send(message)
                 .await
                 .map_err(|ClientGone| Ended::Gone)?;
         }
-        self.told = Some(view);
         Ok(())
     }
 

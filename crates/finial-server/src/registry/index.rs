@@ -154,7 +154,10 @@ impl Index {
         self.bundles.get(trust_domain)
     }
 
-    fn insert_entry(&mut self, entry: Entry) {
+    fn insert_entry(&mut self, mut entry: Entry) {
+        if let Some((parent_id, _)) = self.by_parent.get_key_value(&entry.parent_id) {
+            entry.parent_id = parent_id.clone(); // one text for all children
+        }
         let entry = ById(Arc::new(entry));
         if is_alias(&entry.0)
             && let Some(first) = entry.0.selectors.iter().next()

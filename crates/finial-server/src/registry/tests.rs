@@ -222,6 +222,57 @@ async fn a_view_holds_the_bundles_its_entries_federate_with() {
     assert_eq!(view.revision, world.registry.revision());
 }
 
+#[tokio::test]
+#[ignore = "a measurement, not a test"]
+async fn a_hundred_thousand_entries_of_a_thousand_agents() {
+    let world = World::new().await;
+    for number in 0..1_000 {
+        world
+            .attest(&format!("/spire/agent/x/{number}"), &["x:zone:a"])
+            .await;
+    }
+    let rss = || std::fs::read_to_string("/proc/self/statm").unwrap();
+    for batch in 0..200 {
+        let entries = (0..500).map(|n| {
+            let number = batch * 500 + n;
+            let parent = format!("/spire/agent/x/{}", number % 1_000);
+            new_entry(&format!("/workload/{number}"), &parent, &["u:1", "g:2"])
+        });
+        world
+            .store
+            .create_entries(entries.collect(), now())
+            .await
+            .unwrap();
+    }
+    println!("statm before {}", rss());
+    let began = tokio::time::Instant::now();
+    let registry = Registry::load(Arc::clone(&world.store)).await.unwrap();
+    println!("loaded in {:?}, statm {}", began.elapsed(), rss());
+    let caller = id("/spire/agent/x/7");
+    let ids: Vec<_> = registry
+        .authorized(&caller)
+        .iter()
+        .map(|entry| entry.id.clone())
+        .collect();
+    let began = tokio::time::Instant::now();
+    for _ in 0..1_000 {
+        for id in &ids {
+            assert!(registry.lookup(&caller, id).is_some());
+        }
+    }
+    println!("lookup {:?}", began.elapsed() / 100_000);
+    let began = tokio::time::Instant::now();
+    for _ in 0..1_000 {
+        assert_eq!(registry.view(&caller).unwrap().entries.len(), 100);
+    }
+    println!("view of 100 {:?}", began.elapsed() / 1_000);
+    let new = new_entry("/one-more", "/spire/agent/x/7", &["u:1"]);
+    world.store.create_entries(vec![new], now()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    registry.catch_up().await.unwrap();
+    println!("one change applied in {:?}", began.elapsed());
+}
+
 struct World {
     store: Arc<dyn DataStore>,
     registry: Arc<Registry>,

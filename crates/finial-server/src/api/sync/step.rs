@@ -116,7 +116,8 @@ impl Step {
         }
     }
 
-    fn empty(from: Revision, to: Revision) -> Self {
+    /// Nothing but a revision.
+    pub(super) fn empty(from: Revision, to: Revision) -> Self {
         Self {
             from,
             to,
