@@ -8,6 +8,7 @@ pub mod config;
 pub mod fs;
 mod go_json;
 pub mod go_text;
+pub mod health;
 pub mod log;
 pub mod process;
 pub mod tasks;
