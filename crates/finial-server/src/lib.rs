@@ -7,6 +7,7 @@ mod catalog;
 pub mod cli;
 pub mod config;
 mod endpoints;
+mod health;
 pub mod identity;
 mod janitor;
 pub mod registry;

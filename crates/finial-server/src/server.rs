@@ -12,6 +12,7 @@ use finial_datastore::{AgentFilter, DataStore, EntryFilter, Page};
 use finial_pki::tls::{BundleStore, install_provider, server_config};
 use finial_plugin::context::BundleLookup;
 use finial_plugin::{PluginContext, ServerRegistry};
+use finial_runtime::config::HealthConfig;
 use finial_runtime::clock::{SharedClock, SystemClock};
 use finial_runtime::tasks::TaskGroup;
 use spiffe_types::id::TrustDomain;
@@ -41,6 +42,7 @@ pub struct Server {
     services: Arc<Services>,
     trust: TrustKeeper,
     janitor: Janitor,
+    health: HealthConfig,
 }
 
 /// How long background tasks may take to stop once the last call has ended.
@@ -134,6 +136,7 @@ impl Server {
         let endpoints = bind(&config, &services, tls, &stop_endpoints)?;
         Ok(Self {
             janitor: Janitor::new(store, clock, config.prune_agents),
+            health: config.health_checks,
             endpoints,
             stop_endpoints,
             services,
@@ -160,6 +163,7 @@ impl Server {
             services,
             trust,
             janitor,
+            health,
         } = self;
         let group = TaskGroup::new();
         let stop = group.token();
@@ -191,6 +195,14 @@ impl Server {
             let stop = stop.clone();
             async move {
                 janitor.run(stop).await;
+                Ok(())
+            }
+        });
+        group.spawn("health", {
+            let stop = stop.clone();
+            let checks = crate::health::checks(&services, endpoints.unix.path().to_owned());
+            async move {
+                checks.run(&health, stop).await;
                 Ok(())
             }
         });

@@ -12,5 +12,6 @@ mod attest;
 mod bundles;
 mod entries;
 mod hostile;
+mod lifecycle;
 mod support;
 mod svids;

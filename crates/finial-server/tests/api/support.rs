@@ -1,7 +1,7 @@
 //! A server to talk to, and agents that talk to it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ pub(crate) struct TestServer {
 /// An attested agent.
 pub(crate) struct TestAgent {
     pub(crate) id: SpiffeId,
+    pub(crate) key: SoftwareKey,
     pub(crate) svid: X509Svid,
     pub(crate) channel: Channel,
 }
@@ -58,25 +59,32 @@ pub(crate) struct TestAgent {
 pub(crate) struct Settings<'a> {
     /// Lines for the `server` section.
     pub(crate) lines: &'a str,
+    /// Sections beside it.
+    pub(crate) sections: &'a str,
     /// Whether the rate limits are on.
     pub(crate) limited: bool,
+    /// Where the data lies, if it is to outlive the server.
+    pub(crate) dir: Option<&'a Path>,
+    /// Another trust domain than `example.org`.
+    pub(crate) trust_domain: Option<&'a str>,
 }
 
-impl TestServer {
-    pub(crate) async fn start() -> Self {
-        Self::start_with(Settings::default()).await
-    }
-
-    pub(crate) async fn start_with(settings: Settings<'_>) -> Self {
-        install_provider();
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().display();
-        let Settings { lines, limited } = settings;
+impl Settings<'_> {
+    fn config(&self, root: &Path) -> Config {
+        let root = root.display();
+        let Settings {
+            lines,
+            sections,
+            limited,
+            trust_domain,
+            dir: _,
+        } = self;
+        let trust_domain = trust_domain.unwrap_or("example.org");
         let text = format!(
             r#"
             server {{
                 bind_address = "127.0.0.1"
-                trust_domain = "example.org"
+                trust_domain = "{trust_domain}"
                 data_dir = "{root}/data"
                 socket_path = "{root}/private/api.sock"
                 ratelimit {{
@@ -92,28 +100,46 @@ impl TestServer {
                         connection_string = "{root}/data/datastore.sqlite3"
                     }}
                 }}
-                KeyManager "memory" {{ plugin_data {{}} }}
+                KeyManager "disk" {{ plugin_data {{ keys_path = "{root}/data/keys.json" }} }}
                 NodeAttestor "join_token" {{ plugin_data {{}} }}
                 NodeAttestor "fake" {{ plugin_data {{}} }}
             }}
+            {sections}
             "#
         );
         let mut config =
             Config::from_table(&hcl::parse(&text).unwrap(), &Flags::default()).unwrap();
         config.bind_address.set_port(0);
+        config
+    }
+}
+
+impl TestServer {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Settings::default()).await
+    }
+
+    pub(crate) async fn start_with(settings: Settings<'_>) -> Self {
+        Self::try_start(settings).await.unwrap()
+    }
+
+    pub(crate) async fn try_start(settings: Settings<'_>) -> anyhow::Result<Self> {
+        install_provider();
+        let own_dir = tempfile::tempdir().unwrap();
+        let config = settings.config(settings.dir.unwrap_or_else(|| own_dir.path()));
         let plugins = finial_plugins::server().with_node_attestor("fake", build_fake);
-        let server = Server::build(config, plugins).await.unwrap();
+        let server = Server::build(config, plugins).await?;
         let stop = CancellationToken::new();
         let (addr, socket) = (server.tcp_addr(), server.socket_path().to_owned());
         let mut running = JoinSet::new();
         running.spawn(server.run(stop.clone()));
-        Self {
+        Ok(Self {
             addr,
             socket,
             stop,
             running,
-            _dir: dir,
-        }
+            _dir: own_dir,
+        })
     }
 
     /// Stops the server and returns how it ended.
@@ -195,6 +221,7 @@ impl TestServer {
         Ok(TestAgent {
             id: svid.id().clone(),
             channel: self.identified(&svid, &key).await,
+            key,
             svid,
         })
     }
