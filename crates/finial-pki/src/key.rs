@@ -229,7 +229,7 @@ impl PublicKey {
         self.verify_with(algorithm, message, signature)
     }
 
-    /// Checks an ECDSA signature over a P-256, P-384 or P-521 key with SHA-256, RSA ones by PSS with SHA-256.
+    /// Checks an ECDSA signature over a P-256, P-384 or P-521 key with SHA-256, RSA ones by PSS with SHA-256 and any salt.
     ///
     /// This is what proof of possession asks of keys that may be of any size.
     pub fn verify_possession(
@@ -241,7 +241,13 @@ impl PublicKey {
             KeyAlgorithm::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
             KeyAlgorithm::EcP384 => &signature::ECDSA_P384_SHA256_ASN1,
             KeyAlgorithm::EcP521 => &signature::ECDSA_P521_SHA256_ASN1,
-            KeyAlgorithm::Rsa { .. } => &signature::RSA_PSS_2048_8192_SHA256,
+            KeyAlgorithm::Rsa { .. } => {
+                return if crate::pss::verify_any_salt(&self.key_bits, message, signature) {
+                    Ok(())
+                } else {
+                    Err(VerifySignatureError::Mismatch)
+                };
+            }
             KeyAlgorithm::Ed25519 => return Err(VerifySignatureError::Unsupported),
         };
         self.verify_with(algorithm, message, signature)

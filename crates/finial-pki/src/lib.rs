@@ -7,6 +7,7 @@ pub mod csr;
 mod der;
 pub mod key;
 pub mod lifetime;
+mod pss;
 pub mod software;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,8 +1,11 @@
 //! The agent's half.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use finial_client::endpoint::WorkloadEndpoint;
+use finial_client::workload::watch_x509;
 use finial_pki::key::{KeyAlgorithm, PublicKey};
 use finial_pki::software::SoftwareKey;
 use finial_plugin::error::{AttestError, PluginError};
@@ -30,16 +33,30 @@ pub struct AgentSettings {
     pub certificate_path: String,
     /// PEM file of more intermediate certificates.
     pub intermediates_path: String,
-    /// Not supported: must be empty.
+    /// Address of a Workload API whose SVID is presented instead of files.
     pub spiffe_endpoint_socket: String,
 }
 
 /// Presents a certificate and proves that its key is here.
 #[derive(Debug)]
 pub struct X509PopAgent {
-    settings: AgentSettings,
+    source: Source,
     /// The key that belongs to the payload sent last: files may be renewed between the two steps.
     presented: Mutex<Option<SoftwareKey>>,
+}
+
+/// Where the certificate and its key come from. Both are read anew for each attestation.
+#[derive(Debug)]
+enum Source {
+    Files(Files),
+    WorkloadApi(WorkloadEndpoint),
+}
+
+#[derive(Debug)]
+struct Files {
+    key: String,
+    certificate: String,
+    intermediates: String,
 }
 
 struct Identity {
@@ -51,9 +68,11 @@ impl X509PopAgent {
     /// Checks the settings and that what they point at makes sense. The files are read again for each attestation.
     pub fn new(settings: AgentSettings) -> Result<Self, PluginError> {
         if !settings.spiffe_endpoint_socket.is_empty() {
-            return Err(PluginError::unsupported(
-                "spiffe_endpoint_socket is not supported; use private_key_path and certificate_path",
-            ));
+            let endpoint = endpoint(&settings.spiffe_endpoint_socket)?;
+            return Ok(Self {
+                source: Source::WorkloadApi(endpoint),
+                presented: Mutex::new(None),
+            });
         }
         if settings.private_key_path.is_empty() {
             return Err(PluginError::misconfigured("private_key_path is required"));
@@ -61,20 +80,33 @@ impl X509PopAgent {
         if settings.certificate_path.is_empty() {
             return Err(PluginError::misconfigured("certificate_path is required"));
         }
-        let agent = Self {
-            settings,
-            presented: Mutex::new(None),
+        let files = Files {
+            key: settings.private_key_path,
+            certificate: settings.certificate_path,
+            intermediates: settings.intermediates_path,
         };
-        agent.load()?;
-        Ok(agent)
+        files.load()?;
+        Ok(Self {
+            source: Source::Files(files),
+            presented: Mutex::new(None),
+        })
     }
 
+    async fn load(&self) -> Result<Identity, PluginError> {
+        match &self.source {
+            Source::Files(files) => files.load(),
+            Source::WorkloadApi(endpoint) => fetch(endpoint).await,
+        }
+    }
+}
+
+impl Files {
     fn load(&self) -> Result<Identity, PluginError> {
         let keypair = |reason: String| {
             PluginError::misconfigured(format!("unable to load keypair: {reason}"))
         };
-        let certificates = read_certificates(&self.settings.certificate_path).map_err(keypair)?;
-        let key = read_key(&self.settings.private_key_path).map_err(keypair)?;
+        let certificates = read_certificates(&self.certificate).map_err(keypair)?;
+        let key = read_key(&self.key).map_err(keypair)?;
         let leaf = certificates
             .first()
             .and_then(|der| X509Certificate::from_der(&der.0).ok());
@@ -83,15 +115,15 @@ impl X509PopAgent {
             .ok_or_else(|| {
                 keypair(format!(
                     "{:?} begins with no usable certificate",
-                    self.settings.certificate_path
+                    self.certificate
                 ))
             })?;
         if leaf != *key.public_key() {
             return Err(keypair("private key does not match public key".to_owned()));
         }
         let mut chain = certificates;
-        if !self.settings.intermediates_path.trim().is_empty() {
-            let more = read_certificates(&self.settings.intermediates_path).map_err(|reason| {
+        if !self.intermediates.trim().is_empty() {
+            let more = read_certificates(&self.intermediates).map_err(|reason| {
                 PluginError::misconfigured(format!(
                     "unable to load intermediate certificates: {reason}"
                 ))
@@ -109,7 +141,7 @@ impl AgentNodeAttestor for X509PopAgent {
     }
 
     async fn payload(&self) -> Result<Vec<u8>, AttestError> {
-        let identity = self.load()?;
+        let identity = self.load().await?;
         *self
             .presented
             .lock()
@@ -133,7 +165,7 @@ impl AgentNodeAttestor for X509PopAgent {
             .clone();
         let key = match presented {
             Some(key) => key,
-            None => self.load()?.key,
+            None => self.load().await?.key,
         };
         let response = answer(&key, &challenge).map_err(|error| {
             AttestError::internal(format!("failed to calculate challenge response: {error}"))
@@ -142,6 +174,42 @@ impl AgentNodeAttestor for X509PopAgent {
             AttestError::internal(format!("unable to marshal challenge response: {error}"))
         })
     }
+}
+
+/// An address, or as SPIRE takes it too, the path of a socket.
+fn endpoint(text: &str) -> Result<WorkloadEndpoint, PluginError> {
+    let parsed = if text.starts_with('/') {
+        WorkloadEndpoint::parse(&format!("unix://{text}"))
+    } else {
+        WorkloadEndpoint::parse(text)
+    };
+    parsed.map_err(|error| {
+        PluginError::misconfigured(format!("invalid spiffe_endpoint_socket {text:?}"))
+            .with_source(error)
+    })
+}
+
+async fn fetch(endpoint: &WorkloadEndpoint) -> Result<Identity, PluginError> {
+    let failed = |reason: String| {
+        PluginError::unavailable(format!("unable to fetch SVID from workload API: {reason}"))
+    };
+    let mut watch = watch_x509(endpoint.channel());
+    let context = tokio::time::timeout(FETCH_TIMEOUT, watch.next())
+        .await
+        .map_err(|_elapsed| failed(format!("{endpoint} did not answer in time")))?
+        .map_err(|error| failed(error.to_string()))?;
+    let identity = context
+        .identities
+        .into_iter()
+        .next()
+        .ok_or_else(|| failed("it has no identity for the agent".to_owned()))?;
+    let key = SoftwareKey::from_pkcs8_der(identity.private_key.pkcs8_der())
+        .map_err(|error| failed(error.to_string()))?;
+    let chain = identity.svid.chain().iter();
+    Ok(Identity {
+        key,
+        chain: chain.map(|der| Base64(der.to_vec())).collect(),
+    })
 }
 
 fn answer(key: &SoftwareKey, challenge: &Challenge) -> Result<Response, String> {
@@ -201,3 +269,6 @@ fn read_key(path: &str) -> Result<SoftwareKey, String> {
         .ok_or_else(|| format!("{path:?}: no PEM block of type \"PRIVATE KEY\""))?;
     SoftwareKey::from_der(&der).map_err(|error| format!("{path:?}: {error}"))
 }
+
+/// The agent behind the socket may be starting too.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
