@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use finial_pki::software::SoftwareKey;
 use finial_pki::tls::{self, BundleStore, ServerTrust, SvidSlot};
+use rustls::ClientConfig;
 use spiffe_types::bundle::Bundle;
 use spiffe_types::id::{SpiffeId, TrustDomain};
 use spiffe_types::svid::x509::X509Svid;
@@ -24,6 +25,7 @@ pub struct Link {
 #[derive(Debug)]
 struct Inner {
     address: String,
+    connect: Connect,
     server_id: SpiffeId,
     svid: SvidSlot,
     bundles: BundleStore,
@@ -39,13 +41,27 @@ struct Dialled {
 impl Link {
     /// Creates a link to the server of `trust_domain` at `address` (host and port). Nothing is dialled before the first call.
     pub fn new(address: String, trust_domain: &TrustDomain) -> Self {
+        Self::with(address, trust_domain, finial_client::connect::tls)
+    }
+
+    /// Creates a link over plain TCP to a server of the tests.
+    #[cfg(test)]
+    pub(crate) fn plain(address: String, trust_domain: &TrustDomain) -> Self {
+        Self::with(address, trust_domain, |address, _| {
+            finial_client::connect::tcp(address)
+        })
+    }
+
+    fn with(address: String, trust_domain: &TrustDomain, connect: Connect) -> Self {
         let server_id = SpiffeId::server_id(trust_domain);
         let (svid, bundles) = (SvidSlot::new(), BundleStore::new());
-        let channel = dial(&address, &svid, &bundles, &server_id);
+        let config = tls::client_config(Some(&svid), &bundles, server_id.clone());
+        let channel = connect(&address, config);
         let (dialled, _) = watch::channel(Dialled { count: 0, channel });
         Self {
             inner: Arc::new(Inner {
                 address,
+                connect,
                 server_id,
                 svid,
                 bundles,
@@ -82,15 +98,10 @@ impl Link {
 
     /// Replaces the channel.
     pub fn redial(&self) {
-        let Inner {
-            address,
-            server_id,
-            svid,
-            bundles,
-            dialled,
-        } = self.inner.as_ref();
-        let channel = dial(address, svid, bundles, server_id);
-        dialled.send_modify(|dialled| {
+        let inner = self.inner.as_ref();
+        let config = tls::client_config(Some(&inner.svid), &inner.bundles, inner.server_id.clone());
+        let channel = self.connect(config);
+        inner.dialled.send_modify(|dialled| {
             dialled.count += 1;
             dialled.channel = channel;
         });
@@ -103,15 +114,22 @@ impl Link {
             Trust::Insecure => ServerTrust::Insecure,
         };
         let config = tls::bootstrap_config(trust, self.inner.server_id.clone());
-        finial_client::connect::tls(&self.inner.address, config)
+        self.connect(config)
     }
 
     /// A channel for attesting again: the bundle is known, no SVID is shown.
     pub fn anonymous(&self) -> Channel {
         let config = tls::client_config(None, &self.inner.bundles, self.inner.server_id.clone());
-        finial_client::connect::tls(&self.inner.address, config)
+        self.connect(config)
+    }
+
+    fn connect(&self, config: Arc<ClientConfig>) -> Channel {
+        (self.inner.connect)(&self.inner.address, config)
     }
 }
+
+/// Makes a channel to an address.
+type Connect = fn(&str, Arc<ClientConfig>) -> Channel;
 
 /// Tells when the channel was replaced.
 #[derive(Debug)]
@@ -125,9 +143,4 @@ impl Redialled {
             std::future::pending::<()>().await;
         }
     }
-}
-
-fn dial(address: &str, svid: &SvidSlot, bundles: &BundleStore, server_id: &SpiffeId) -> Channel {
-    let config = tls::client_config(Some(svid), bundles, server_id.clone());
-    finial_client::connect::tls(address, config)
 }

@@ -11,6 +11,8 @@ mod held;
 mod poll;
 mod push;
 mod taint;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -42,6 +42,8 @@ pub(super) struct State {
     limit: usize,
     ticks: u64,
     revision: u64,
+    /// The revision before the last step: what is reached while something of that step is still to be done.
+    reached: u64,
     dirty: BTreeSet<GroupId>,
 }
 
@@ -59,6 +61,7 @@ impl State {
             limit,
             ticks: 0,
             revision: 0,
+            reached: 0,
             dirty: BTreeSet::new(),
         }
     }
@@ -154,7 +157,9 @@ impl State {
     }
 
     pub(super) fn apply(&mut self, change: Change) {
-        self.revision = change.revision.unwrap_or(self.revision + 1);
+        let revision = change.revision.unwrap_or(self.revision + 1);
+        self.reached = self.revision.min(revision.saturating_sub(1));
+        self.revision = revision;
         if let Some(bundle) = change.bundle
             && self.bundles.set_own(bundle)
         {
@@ -293,7 +298,7 @@ impl State {
                 .get(id)
                 .is_some_and(|record| record.svid.is_some())
             {
-                self.work.need(id, Reason::Tainted, self.revision);
+                self.work.need(id, Reason::Tainted, self.reached);
                 count += 1;
             }
         }
@@ -345,7 +350,7 @@ impl State {
     }
 
     /// One more group matches the entry: it is kept, and signed if it is not yet.
-    fn attach(&mut self, id: &EntryId, revision: u64) {
+    fn attach(&mut self, id: &EntryId, reached: u64) {
         let Some(record) = self.records.get_mut(id) else {
             return;
         };
@@ -354,7 +359,7 @@ impl State {
         self.idle.remove(id);
         if record.svid.is_none() && (record.groups == 1 || !self.work.is_needed(id)) {
             // Asking again also lifts a deferral: now somebody waits.
-            self.work.need(id, Reason::Missing, revision);
+            self.work.need(id, Reason::Missing, reached);
         }
     }
 
@@ -407,7 +412,7 @@ impl State {
         if let Some(record) = self.records.get_mut(&id) {
             record.entry = Arc::clone(entry);
             if outdated && record.svid.is_some() {
-                self.work.need(&id, Reason::Outdated, self.revision);
+                self.work.need(&id, Reason::Outdated, self.reached);
             }
         }
         self.index.insert(Arc::clone(entry));
@@ -478,7 +483,7 @@ impl State {
                 continue;
             };
             if members.entries.insert(entry.id.clone()) {
-                self.attach(&entry.id, self.revision);
+                self.attach(&entry.id, self.reached);
             }
         }
     }
@@ -526,7 +531,7 @@ impl State {
         while room > 0
             && let Some(id) = self.idle.pop_first()
         {
-            self.work.need(&id, Reason::Missing, self.revision);
+            self.work.need(&id, Reason::Missing, self.reached);
             room -= 1;
         }
     }

@@ -49,8 +49,8 @@ pub(super) enum Reason {
 #[derive(Clone, Copy, Debug)]
 struct Need {
     reason: Reason,
-    /// Revision that brought the need about.
-    revision: u64,
+    /// The revision that is reached without it.
+    reached: u64,
     not_before: Option<Instant>,
 }
 
@@ -63,12 +63,12 @@ pub(super) struct Worklist {
 }
 
 impl Worklist {
-    /// Notes that `id` needs an SVID. An earlier need keeps its revision.
-    pub(super) fn need(&mut self, id: &EntryId, reason: Reason, revision: u64) {
+    /// Notes that `id` needs an SVID, and which revision is `reached` without it. An earlier need keeps its revision.
+    pub(super) fn need(&mut self, id: &EntryId, reason: Reason, reached: u64) {
         self.added = true;
         let need = self.needs.entry(id.clone()).or_insert(Need {
             reason,
-            revision,
+            reached,
             not_before: None,
         });
         need.reason = reason;
@@ -113,7 +113,7 @@ impl Worklist {
             collected += 1;
             self.needs.entry(id).or_insert(Need {
                 reason: Reason::Due,
-                revision: NO_REVISION,
+                reached: NO_REVISION,
                 not_before: None,
             });
         }
@@ -156,7 +156,7 @@ impl Worklist {
         self.needs
             .values()
             .filter(|need| need.not_before.is_none())
-            .map(|need| need.revision.saturating_sub(1))
+            .map(|need| need.reached)
             .min()
             .unwrap_or(current)
             .min(current)

@@ -47,7 +47,7 @@ impl Synchronizer {
 
         let mut step = PartialStep::default();
         let mut announced = false;
-        let mut acknowledged = None;
+        let mut acknowledged = 0;
         let mut silence = RPC_TIMEOUT;
         let mut deadline = Instant::now() + silence;
         loop {
@@ -128,16 +128,14 @@ impl Synchronizer {
         &self,
         requests: &mpsc::Sender<sync_api::FollowRequest>,
         settled: u64,
-        acknowledged: &mut Option<u64>,
+        acknowledged: &mut u64,
     ) {
         let revision = settled.min(self.held.revision);
-        if self.status.borrow().last_sync.is_none()
-            || acknowledged.is_some_and(|last| revision <= last)
-        {
+        if self.status.borrow().last_sync.is_none() || revision <= *acknowledged {
             return;
         }
         if send(requests, Step::Applied(sync_api::Applied { revision })) {
-            *acknowledged = Some(revision);
+            *acknowledged = revision;
         }
     }
 }
