@@ -171,7 +171,7 @@ impl PerAddress {
 impl Generations {
     fn update(&mut self, ip: IpAddr, rate: f64, change: impl FnOnce(&mut Tokens)) -> Tokens {
         let now = Instant::now();
-        self.turn(now);
+        self.turn(now, rate);
         let mut tokens = self
             .young
             .get(&ip)
@@ -181,34 +181,37 @@ impl Generations {
                 count: rate,
                 at: now,
             });
-        let elapsed = now.saturating_duration_since(tokens.at).as_secs_f64();
-        tokens.count = elapsed.mul_add(rate, tokens.count).min(rate);
+        tokens.count = tokens.at(now, rate);
         tokens.at = now;
         change(&mut tokens);
         self.young.insert(ip, tokens);
         tokens
     }
 
-    fn turn(&mut self, now: Instant) {
+    fn turn(&mut self, now: Instant, rate: f64) {
         let age = now.saturating_duration_since(self.turned_at);
         if age < GENERATION {
             return;
         }
-        let mut silent = std::mem::take(&mut self.young);
-        if age >= 2 * GENERATION {
-            silent.clear();
+        // Those who still owe tokens are not forgotten, however silent they are.
+        let owing = |(_, tokens): &(IpAddr, Tokens)| tokens.at(now, rate) < 0.0;
+        let young = std::mem::take(&mut self.young);
+        let old = std::mem::take(&mut self.old);
+        self.old = old.into_iter().filter(owing).collect();
+        if age < 2 * GENERATION {
+            self.old.extend(young);
+        } else {
+            self.old.extend(young.into_iter().filter(owing));
         }
-        // Those who still owe tokens are never forgotten.
-        let owing = std::mem::take(&mut self.old)
-            .into_iter()
-            .filter(|(_, tokens)| {
-                tokens.count < 0.0 && now.duration_since(tokens.at) < GENERATION * 60
-            });
-        for (ip, tokens) in owing {
-            silent.entry(ip).or_insert(tokens);
-        }
-        self.old = silent;
         self.turned_at = now;
+    }
+}
+
+impl Tokens {
+    /// How many there are by `now`.
+    fn at(&self, now: Instant, rate: f64) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        elapsed.mul_add(rate, self.count).min(rate)
     }
 }
 
