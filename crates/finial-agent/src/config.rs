@@ -31,10 +31,10 @@ pub const DEFAULT_CONFIG_PATH: &str = "conf/agent/agent.conf";
 pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
 
 const DEFAULT_DATA_DIR: &str = ".";
-const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_secs(10 * 60);
+const DEFAULT_REBOOTSTRAP_DELAY: Duration = Duration::from_mins(10);
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
 const DEFAULT_SVID_CACHE_MAX_SIZE: usize = 1000;
-const MIN_AVAILABILITY_TARGET: Duration = Duration::from_secs(24 * 60 * 60);
+const MIN_AVAILABILITY_TARGET: Duration = Duration::from_hours(24);
 const JWT_CACHE_HIT_TIMEOUT: std::ops::Range<Duration> =
     Duration::from_secs(5)..Duration::from_secs(30);
 
@@ -120,6 +120,7 @@ impl std::fmt::Debug for JoinToken {
 }
 
 /// The flags of `run` and `validate`. They win over the file; one that is empty, zero or false counts as not given.
+#[expect(clippy::struct_excessive_bools, reason = "these are the flags there are")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The configuration file.

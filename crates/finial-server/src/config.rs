@@ -34,12 +34,12 @@ pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-server/private/api.sock";
 
 const DEFAULT_BIND_ADDRESS: &str = "0.0.0.0";
 const DEFAULT_BIND_PORT: i64 = 8081;
-const DEFAULT_CA_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-const DEFAULT_X509_SVID_TTL: Duration = Duration::from_secs(60 * 60);
-const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_secs(5 * 60);
+const DEFAULT_CA_TTL: Duration = Duration::from_hours(24);
+const DEFAULT_X509_SVID_TTL: Duration = Duration::from_hours(1);
+const DEFAULT_JWT_SVID_TTL: Duration = Duration::from_mins(5);
 const DEFAULT_PRUNE_BATCH: u32 = 1000;
 /// An authority is replaced long before it ends, so an SVID can count on a sixth of its lifetime, and on a week at most.
-const MAX_SVID_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_SVID_TTL: Duration = Duration::from_hours(7 * 24);
 const CA_TTL_PER_SVID_TTL: u32 = 6;
 
 const LENIENT: [&str; 4] = [
@@ -422,7 +422,7 @@ fn resolve_bind_address(server: &ServerSection) -> Result<SocketAddr, ConfigErro
         .filter(|port| *port != 0)
         .unwrap_or(DEFAULT_BIND_PORT);
     let context = format!("could not resolve bind address \"{host}:{port}\"");
-    let port = u16::try_from(port).map_err(|_| ConfigError::value(&*context, "invalid port"))?;
+    let port = u16::try_from(port).map_err(|source| ConfigError::value(&*context, source))?;
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(SocketAddr::new(address, port));
     }

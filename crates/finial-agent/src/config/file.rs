@@ -17,6 +17,10 @@ pub(super) struct File {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "these are the keys there are"
+)]
 pub(super) struct AgentSection {
     pub(super) data_dir: Option<String>,
     pub(super) trust_domain: Option<String>,

@@ -137,9 +137,10 @@ pub(super) fn list(flags: &Flags, console: &mut Console) -> Code {
         let name = format!("{PACKAGE}.ListFederatedBundlesResponse");
         Printed::message(flags, &name, &response, |response| {
             // Without bundles the format is never looked at.
-            let format = match response.bundles.is_empty() {
-                true => Format::Pem,
-                false => Format::of(flags)?,
+            let format = if response.bundles.is_empty() {
+                Format::Pem
+            } else {
+                Format::of(flags)?
             };
             let texts = response
                 .bundles
@@ -266,14 +267,12 @@ fn bundle_text(bundle: &types::Bundle, format: Format) -> anyhow::Result<String>
 }
 
 fn read(path: Option<&str>) -> std::io::Result<String> {
-    match path {
-        Some(path) => std::fs::read_to_string(path),
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            Ok(text)
-        }
+    if let Some(path) = path {
+        return std::fs::read_to_string(path);
     }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn parse_bundle(id: &str, text: &str, format: Format) -> anyhow::Result<types::Bundle> {

@@ -160,14 +160,13 @@ pub(super) fn update(flags: &Flags, console: &mut Console) -> Code {
 /// `entry delete`
 pub(super) fn delete(flags: &Flags, console: &mut Console) -> Code {
     with_server(flags, console, async |server| {
-        let ids = match flags.non_empty("file") {
-            Some(path) => entry_data::ids(path)?,
-            None => {
-                let id = flags
-                    .non_empty("entryID")
-                    .context("an entry ID is required")?;
-                vec![id.to_owned()]
-            }
+        let ids = if let Some(path) = flags.non_empty("file") {
+            entry_data::ids(path)?
+        } else {
+            let id = flags
+                .non_empty("entryID")
+                .context("an entry ID is required")?;
+            vec![id.to_owned()]
         };
         let response = EntryClient::new(server.channel.clone())
             .batch_delete_entry(BatchDeleteEntryRequest { ids })
@@ -212,7 +211,7 @@ fn new_entry(flags: &Flags) -> anyhow::Result<types::Entry> {
             Ok(id::parse(flags.string("parentID"))?)
         }
     })?;
-    entry.id = flags.string("entryID").to_owned();
+    flags.string("entryID").clone_into(&mut entry.id);
     let attributes = types::entry::AdditionalAttributes {
         disable_x509_svid_prefetch: flags.bool("disableX509SVIDPrefetch"),
         jwt_svid_include_jti: flags.bool("jwtSVIDIncludeJTI"),

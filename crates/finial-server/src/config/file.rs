@@ -17,6 +17,10 @@ pub(super) struct File {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "these are the keys there are"
+)]
 pub(super) struct ServerSection {
     pub(super) admin_ids: Vec<String>,
     pub(super) agent_ttl: Option<String>,
@@ -140,5 +144,9 @@ pub(super) struct SqlSection {
 #[serde(untagged)]
 pub(super) enum DatabaseType {
     Name(String),
+    #[expect(
+        clippy::zero_sized_map_values,
+        reason = "a set cannot be read from a block"
+    )]
     Block(std::collections::BTreeMap<String, IgnoredAny>),
 }

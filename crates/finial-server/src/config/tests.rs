@@ -50,8 +50,8 @@ fn a_file_written_for_spire_loads_unchanged() {
     assert_eq!(config.trust_domain.as_str(), "example.org");
     assert_eq!(config.bind_address.to_string(), "127.0.0.1:8081");
     assert_eq!(config.log.level, Level::Debug);
-    assert_eq!(config.ca_ttl, Duration::from_secs(86_400));
-    assert_eq!(config.default_x509_svid_ttl, Duration::from_secs(3600));
+    assert_eq!(config.ca_ttl, Duration::from_hours(24));
+    assert_eq!(config.default_x509_svid_ttl, Duration::from_hours(1));
     assert_eq!(config.ca_key_type, KeyKind::EcP256);
     assert_eq!(config.agent_ttl, None);
     assert_eq!(
