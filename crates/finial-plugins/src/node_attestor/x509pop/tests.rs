@@ -10,11 +10,14 @@ use finial_pki::testing::foreign::ForeignCertificate;
 use finial_plugin::context::BundleLookup;
 use finial_plugin::error::{AttestError, AttestErrorKind};
 use finial_plugin::node_attestor::{Challenger, NodeAttestation};
+use finial_proto::pb;
+use finial_proto::pb::spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer};
 use finial_runtime::clock::ManualClock;
 use spiffe_types::id::{SpiffeId, TrustDomain};
 use spiffe_types::pem;
 use spiffe_types::selector::Selector;
 use tempfile::TempDir;
+use tonic::codegen::BoxStream;
 
 use super::agent::{AgentSettings, X509PopAgent};
 use super::server::{ServerSettings, X509PopServer};
@@ -477,5 +480,78 @@ fn an_agent_whose_key_and_certificate_differ_is_misconfigured() {
     assert_eq!(
         X509PopAgent::new(settings).unwrap_err().to_string(),
         "unable to load keypair: private key does not match public key"
+    );
+}
+
+/// A Workload API that has one identity for everybody.
+#[derive(Debug)]
+struct WorkloadApi(pb::X509svidResponse);
+
+#[tonic::async_trait]
+impl SpiffeWorkloadApi for WorkloadApi {
+    async fn fetch_x509svid(
+        &self,
+        _request: tonic::Request<pb::X509svidRequest>,
+    ) -> Result<tonic::Response<BoxStream<pb::X509svidResponse>>, tonic::Status> {
+        let first = tokio_stream::once(Ok(self.0.clone()));
+        Ok(tonic::Response::new(Box::pin(first)))
+    }
+}
+
+#[tokio::test]
+async fn an_agent_presents_the_svid_that_a_workload_api_gives_it() {
+    let trust_domain = TrustDomain::parse("example.org").unwrap();
+    let wall_clock = finial_runtime::clock::SystemClock::shared();
+    let ca = TestCa::new(&trust_domain, wall_clock.now()).await;
+    let id = SpiffeId::from_path(&trust_domain, "/spire-exchange/host/a").unwrap();
+    let svid = ca
+        .svid(&id, wall_clock.now(), Duration::from_hours(1))
+        .await;
+    let response = pb::X509svidResponse {
+        svids: vec![pb::X509svid {
+            spiffe_id: id.to_string(),
+            x509_svid: svid.chain[0].clone(),
+            x509_svid_key: Bytes::copy_from_slice(&svid.key.pkcs8_der()),
+            bundle: ca.issuer().cert_der().clone(),
+            hint: String::new(),
+        }],
+        ..Default::default()
+    };
+    let directory = TempDir::new().unwrap();
+    let socket = directory.path().join("api.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(
+        tonic::transport::Server::builder()
+            .add_service(SpiffeWorkloadApiServer::new(WorkloadApi(response)))
+            .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener)),
+    );
+
+    let agent = X509PopAgent::new(AgentSettings {
+        spiffe_endpoint_socket: format!("unix://{}", socket.display()),
+        ..AgentSettings::default()
+    })
+    .unwrap();
+    let bundle = Arc::new(ca.bundle());
+    let context = PluginContext::new(trust_domain, wall_clock)
+        .with_own_bundle(BundleLookup::new(move || Some(Arc::clone(&bundle))));
+    let settings = ServerSettings {
+        mode: "spiffe".to_owned(),
+        ..ServerSettings::default()
+    };
+    let server = X509PopServer::new(&context, &settings).unwrap();
+    let attested = round_trip(&server, &agent).await.unwrap();
+    assert_eq!(attested.agent_id.path(), "/spire/agent/x509pop/host/a");
+}
+
+#[test]
+fn an_address_of_no_workload_api_is_refused_at_start() {
+    let settings = AgentSettings {
+        spiffe_endpoint_socket: "http://nope".to_owned(),
+        ..AgentSettings::default()
+    };
+    assert_eq!(
+        X509PopAgent::new(settings).unwrap_err().to_string(),
+        "invalid spiffe_endpoint_socket \"http://nope\""
     );
 }
