@@ -3,31 +3,36 @@
 //! Numbers come from the kernel, names from the agent's own user database. A name that does not resolve is left out, as in an image
 //! without `/etc/passwd`; databases behind NSS may be slow, so names are looked up off the async threads and kept for a moment.
 
+mod digests;
 mod names;
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use finial_plugin::workload::{STATUS_LIMIT_BYTES, Workload, WorkloadError};
 use finial_plugin::workload_attestor::WorkloadAttestor;
 use finial_plugin::{AttestError, PluginContext, PluginError};
+use finial_runtime::clock::SharedClock;
 use finial_runtime::config::PluginConfig;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use spiffe_types::selector::{Selector, SelectorError};
 use thiserror::Error;
 
-use names::Names;
+use self::digests::Digests;
+use self::names::Names;
 
 /// Finds `uid`, `user`, `gid`, `group`, `supplementary_gid` and `supplementary_group`; `path` and `sha256` on demand.
 #[derive(Debug)]
 pub struct UnixAttestor {
     config: UnixConfig,
     names: Arc<Names>,
+    digests: Arc<Digests>,
+    clock: SharedClock,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -42,7 +47,7 @@ struct UnixConfig {
 impl UnixAttestor {
     /// Builds the attestor from its part of the configuration.
     pub fn build(
-        _: &PluginContext,
+        context: &PluginContext,
         config: &PluginConfig,
     ) -> Result<Arc<dyn WorkloadAttestor>, PluginError> {
         let config = config.decode().map_err(|error| {
@@ -51,21 +56,25 @@ impl UnixAttestor {
             )
             .with_source(error)
         })?;
-        Ok(Arc::new(Self::new(config)))
+        Ok(Arc::new(Self::new(config, Arc::clone(&context.clock))))
     }
 
-    fn new(config: UnixConfig) -> Self {
+    fn new(config: UnixConfig, clock: SharedClock) -> Self {
         Self {
             config,
             names: Arc::new(Names::default()),
+            digests: Arc::new(Digests::default()),
+            clock,
         }
     }
 
     async fn executable(&self, workload: &Workload) -> Result<Executable, ExecutableError> {
         let workload = workload.clone();
         let limit = self.config.workload_size_limit;
-        let examined =
-            tokio::task::spawn_blocking(move || Executable::examine(&workload, limit)).await;
+        let digests = Arc::clone(&self.digests);
+        let now = self.clock.now();
+        let examine = move || Executable::examine(&workload, limit, &digests, now);
+        let examined = tokio::task::spawn_blocking(examine).await;
         examined.map_err(ExecutableError::Stopped)?
     }
 }
@@ -133,21 +142,30 @@ impl Found {
 #[derive(Debug)]
 struct Executable {
     path: PathBuf,
-    sha256: Option<String>,
+    sha256: Option<Arc<str>>,
 }
 
 impl Executable {
-    fn examine(workload: &Workload, size_limit: i64) -> Result<Self, ExecutableError> {
+    fn examine(
+        workload: &Workload,
+        size_limit: i64,
+        digests: &Digests,
+        now: SystemTime,
+    ) -> Result<Self, ExecutableError> {
         let path = workload.exe_path().map_err(ExecutableError::Path)?;
         if path.as_os_str().as_bytes().is_empty() {
             return Err(ExecutableError::NoPath);
         }
         let sha256 = match u64::try_from(size_limit) {
-            Ok(limit) => Some(sha256(
-                workload.open_exe().map_err(ExecutableError::Open)?,
-                &path,
-                limit,
-            )?),
+            Ok(limit) => {
+                let mut file = workload.open_exe().map_err(ExecutableError::Open)?;
+                check_size(&file, &path, limit)?;
+                let digest = digests.find_or_hash(&mut file, now);
+                Some(digest.map_err(|source| ExecutableError::Read {
+                    path: path.clone(),
+                    source,
+                })?)
+            }
             Err(_negative) => None,
         };
         Ok(Self { path, sha256 })
@@ -179,31 +197,20 @@ enum ExecutableError {
     Stopped(#[source] tokio::task::JoinError),
 }
 
-/// Hashes a file of at most `limit` bytes; 0 means any size.
-fn sha256(mut file: File, path: &Path, limit: u64) -> Result<String, ExecutableError> {
-    let failed = |source| ExecutableError::Read {
+/// Refuses a file of more than `limit` bytes; 0 means any size.
+fn check_size(file: &File, path: &Path, limit: u64) -> Result<(), ExecutableError> {
+    let metadata = file.metadata().map_err(|source| ExecutableError::Read {
         path: path.to_owned(),
         source,
-    };
-    let size = file.metadata().map_err(failed)?.len();
-    if limit > 0 && size > limit {
+    })?;
+    if limit > 0 && metadata.len() > limit {
         return Err(ExecutableError::TooLarge {
             path: path.to_owned(),
-            size,
+            size: metadata.len(),
             limit,
         });
     }
-    let mut hasher = Sha256::new();
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        let read = match file.read(&mut chunk) {
-            Ok(0) => return Ok(hex::encode(hasher.finalize())),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error)),
-        };
-        hasher.update(chunk.get(..read).unwrap_or_default());
-    }
+    Ok(())
 }
 
 /// Reads the line `Groups:` of `/proc/<pid>/status`.
@@ -219,7 +226,6 @@ fn supplementary_groups(status: &str) -> Vec<u32> {
 
 /// The name in configurations, and the type of the selectors.
 pub const NAME: &str = "unix";
-const CHUNK_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

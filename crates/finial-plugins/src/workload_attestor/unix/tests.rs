@@ -2,7 +2,9 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 
 use finial_plugin::workload::Peer;
+use finial_runtime::clock::SystemClock;
 use nix::unistd::{getegid, geteuid};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 
@@ -12,7 +14,10 @@ fn myself() -> Workload {
 }
 
 async fn attest(config: UnixConfig) -> Vec<String> {
-    let found = UnixAttestor::new(config).attest(&myself()).await.unwrap();
+    let found = UnixAttestor::new(config, SystemClock::shared())
+        .attest(&myself())
+        .await
+        .unwrap();
     found.iter().map(ToString::to_string).collect()
 }
 
@@ -84,21 +89,23 @@ fn an_executable_beyond_the_limit_is_refused_by_name_and_size() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"12345").unwrap();
 
-    let error = sha256(file.reopen().unwrap(), Path::new("/bin/web"), 4).unwrap_err();
+    let error = check_size(file.as_file(), Path::new("/bin/web"), 4).unwrap_err();
 
     assert_eq!(
         error.to_string(),
         "SHA256 digest: workload /bin/web exceeds size limit (5 > 4)"
     );
-    assert!(sha256(file.reopen().unwrap(), Path::new("/bin/web"), 5).is_ok());
+    check_size(file.as_file(), Path::new("/bin/web"), 5).unwrap();
+    check_size(file.as_file(), Path::new("/bin/web"), 0).unwrap();
 }
 
 #[tokio::test]
 async fn an_executable_beyond_the_limit_fails_the_attestor() {
-    let attestor = UnixAttestor::new(UnixConfig {
+    let config = UnixConfig {
         discover_workload_path: true,
         workload_size_limit: 1,
-    });
+    };
+    let attestor = UnixAttestor::new(config, SystemClock::shared());
 
     assert!(attestor.attest(&myself()).await.is_err());
 }
