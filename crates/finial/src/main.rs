@@ -59,11 +59,11 @@ fn run_dev(flags: &Flags, console: &mut Console) -> Code {
     let outcome = options(flags).and_then(|options| {
         process::run(|shutdown| async move {
             dev::run(&options, start, shutdown).await?;
-            Ok(ExitCode::SUCCESS)
+            Ok(cli::OK)
         })
     });
     match outcome {
-        Ok(_) => cli::OK,
+        Ok(code) => code,
         Err(error) => {
             console.errln(format_args!("Error: {error:#}"));
             cli::FAILED
