@@ -38,7 +38,7 @@ const MIN_AVAILABILITY_TARGET: Duration = Duration::from_hours(24);
 const JWT_CACHE_HIT_TIMEOUT: std::ops::Range<Duration> =
     Duration::from_secs(5)..Duration::from_secs(30);
 
-const LENIENT: [&str; 2] = ["agent.sds", "agent.experimental"];
+const LENIENT: [&str; 3] = ["agent.sds", "agent.experimental", "plugins.*"];
 
 /// Everything an agent needs to know.
 #[derive(Clone, Debug)]

@@ -52,6 +52,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
+        // The error of a missing directory is clearer than that of a temporary file in it.
+        std::fs::metadata(dir)?;
         let mut file = tempfile::Builder::new()
             .prefix(".finial-")
             .tempfile_in(dir)?;

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use finial_runtime::config::hcl::{self, Node, Table, UnknownKey, Value};
+use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
@@ -231,6 +232,24 @@ fn a_value_of_the_wrong_kind_says_where_and_what_was_expected() {
         decode("on = \"true\""),
         "At 1:6: on: expected true or false without quotes, found the string \"true\""
     );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "(\\{|\\}|\\[|\\]|=|,|:|\"|\\\\|\\$|<<|-|#|/|\\*|\\.|a|true|null|0x|1|e|\n|ä| ){0,60}") {
+        if let Ok(table) = hcl::parse(&text) {
+            drop(hcl::decode::<Target>(&table, ""));
+        }
+    }
+
+    #[test]
+    fn a_written_string_is_read_back(text in "[ -~äöü\n\t]{0,40}") {
+        // `${` begins an interpolation, in which escapes mean nothing.
+        let text = text.replace('$', "");
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\t', "\\t");
+        let table = hcl::parse(&format!("name = \"{quoted}\"")).unwrap();
+        prop_assert_eq!(&table.items[0].node.value, &Value::String(text));
+    }
 }
 
 #[test]

@@ -42,11 +42,12 @@ const DEFAULT_PRUNE_BATCH: u32 = 1000;
 const MAX_SVID_TTL: Duration = Duration::from_hours(7 * 24);
 const CA_TTL_PER_SVID_TTL: u32 = 6;
 
-const LENIENT: [&str; 4] = [
+const LENIENT: [&str; 5] = [
     "server.experimental",
     "server.experimental.*",
     "server.federation",
     "server.federation.*",
+    "plugins.*",
 ];
 
 /// Everything a server needs to know.

@@ -17,7 +17,7 @@ use finial_proto::pb::spire::api::server::svid::v1::svid_client::SvidClient;
 use finial_runtime::cli::{Code, Console, FlagSet, Flags, Output};
 use finial_runtime::clock::{Clock as _, SystemClock};
 use finial_runtime::fs::write_atomic;
-use serde_json::json;
+use serde::Serialize;
 use spiffe_types::entry::DnsName;
 use spiffe_types::id::SpiffeId;
 use spiffe_types::pem;
@@ -51,10 +51,7 @@ pub(super) fn mint(flags: &Flags, console: &mut Console) -> Code {
         let minted = Minted::request(flags, &server).await?;
         let mut printed = match (flags.non_empty("write"), Output::of(flags)) {
             (Some(dir), _) => Printed::text(minted.write(Path::new(dir))?),
-            (None, Output::Json) => Printed {
-                json: Some(minted.json()),
-                ..Printed::default()
-            },
+            (None, Output::Json) => Printed::text(minted.json()? + "\n"),
             (None, Output::Pretty) => Printed::text(minted.text()),
         };
         printed.err = minted.capped.unwrap_or_default();
@@ -68,6 +65,13 @@ struct Minted {
     roots: Vec<Bytes>,
     /// A note that the SVID ends sooner than asked for.
     capped: Option<String>,
+}
+
+#[derive(Serialize)]
+struct MintedJson {
+    x509_svid: Vec<String>,
+    private_key: String,
+    root_cas: Vec<String>,
 }
 
 impl Minted {
@@ -146,14 +150,15 @@ impl Minted {
         format!("X509-SVID:\n{svid}\nPrivate key:\n{key}\nRoot CAs:\n{roots}\n")
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// Renders the fields in this order, not sorted: the answer is not a message.
+    fn json(&self) -> serde_json::Result<String> {
         let base64 = |list: &[Bytes]| -> Vec<String> {
             list.iter().map(|der| STANDARD.encode(der)).collect()
         };
-        json!({
-            "x509_svid": base64(&self.chain),
-            "private_key": STANDARD.encode(&*self.key.pkcs8_der()),
-            "root_cas": base64(&self.roots),
+        serde_json::to_string(&MintedJson {
+            x509_svid: base64(&self.chain),
+            private_key: STANDARD.encode(&*self.key.pkcs8_der()),
+            root_cas: base64(&self.roots),
         })
     }
 
@@ -222,6 +227,13 @@ mod tests {
         );
         assert!(text.contains("-----END PRIVATE KEY-----\n\nRoot CAs:\n"));
         assert!(text.ends_with("-----END CERTIFICATE-----\n\n"));
+    }
+
+    #[test]
+    fn json_keeps_the_order_of_fields() {
+        let json = minted().json().unwrap();
+        assert!(json.starts_with(r#"{"x509_svid":["bGVhZg==","Y2E="],"private_key":""#));
+        assert!(json.ends_with(r#""root_cas":["cm9vdA=="]}"#));
     }
 
     #[test]
