@@ -25,7 +25,7 @@ const PRIVATE_MODE: u32 = 0o600;
 /// Flags of `api fetch x509`.
 pub(super) fn flags() -> FlagSet {
     client::flags("fetch x509")
-        .duration("timeout", DEFAULT_TIMEOUT, "Time to wait for a response")
+        .timeout("timeout", DEFAULT_TIMEOUT, "Time to wait for a response")
         .bool("silent", "Prints nothing but what is written")
         .string(
             "write",
@@ -38,7 +38,7 @@ pub(super) fn flags() -> FlagSet {
 /// Flags of `api fetch jwt`.
 pub(super) fn jwt_flags() -> FlagSet {
     client::flags("fetch jwt")
-        .duration("timeout", DEFAULT_TIMEOUT, "Time to wait for a response")
+        .timeout("timeout", DEFAULT_TIMEOUT, "Time to wait for a response")
         .list("audience", "The audience of the token")
         .string("spiffeID", "", "The SPIFFE ID of the token")
         .output()

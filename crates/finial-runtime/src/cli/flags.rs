@@ -28,6 +28,8 @@ enum Kind {
     Int,
     Bool,
     Duration,
+    /// A duration whose errors say more.
+    Timeout,
     /// May be given more than once.
     List,
     Output,
@@ -86,6 +88,12 @@ impl FlagSet {
     #[must_use]
     pub fn duration(self, name: &'static str, default: Duration, usage: &'static str) -> Self {
         self.with(name, Kind::Duration, &duration::format(default), usage)
+    }
+
+    /// Adds a duration that explains what is wrong with a value, as the agent's commands do.
+    #[must_use]
+    pub fn timeout(self, name: &'static str, default: Duration, usage: &'static str) -> Self {
+        self.with(name, Kind::Timeout, &duration::format(default), usage)
     }
 
     /// Adds a text flag that may be repeated.
@@ -160,7 +168,7 @@ impl FlagSet {
                 Kind::String => " string",
                 Kind::Int => " int",
                 Kind::Duration => " duration",
-                Kind::List | Kind::Output => " value",
+                Kind::List | Kind::Output | Kind::Timeout => " value",
                 Kind::Bool => "",
             };
             append(
@@ -205,6 +213,11 @@ impl Flags {
             }
             Kind::Duration if duration::parse_signed(&value).is_err() => {
                 return invalid("value", "parse error");
+            }
+            Kind::Timeout => {
+                if let Err(reason) = duration::parse_signed(&value) {
+                    return invalid("value", &reason.to_string());
+                }
             }
             Kind::Output => {
                 let earlier = self.given.get(name).and_then(|values| values.last());
