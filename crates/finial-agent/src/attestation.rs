@@ -336,10 +336,11 @@ impl NodeAttestation {
         let state = self.storage.bootstrap_state();
         if let Some(started_at) = state.started_at {
             let took = Duration::try_from(self.now() - started_at).unwrap_or_default();
+            // One text with its numbers in it, as SPIRE writes it.
+            let attempts = state.attempts;
             tracing::info!(
                 Logger = "TrustBundleSources",
-                attempts = state.attempts,
-                "Success after {took:?}"
+                "Success after {took:?} attempts={attempts}"
             );
         } else if !attested_anew && state.purpose == BootstrapUse::Rebootstrap {
             return Ok(());

@@ -183,6 +183,11 @@ impl Cache {
         self.shared.change(|state| state.defer(entries, until));
     }
 
+    /// Lets everything that was put off be tried at once: the server is back.
+    pub(crate) fn retry_deferred(&self) {
+        self.shared.change(State::retry_deferred);
+    }
+
     /// All SVIDs held.
     pub(crate) fn issued(&self) -> Vec<(EntryId, Arc<IssuedSvid>)> {
         self.shared.lock().issued()

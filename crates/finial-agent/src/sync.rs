@@ -96,6 +96,8 @@ pub(crate) struct Synchronizer {
     taint: Taint,
     backoff: Backoff,
     status: watch::Sender<SyncStatus>,
+    /// Whether the last attempt failed.
+    failed: bool,
 }
 
 impl Synchronizer {
@@ -109,6 +111,7 @@ impl Synchronizer {
                 mode: Mode::Push,
                 last_sync: None,
             }),
+            failed: false,
             parts,
         }
     }
@@ -153,6 +156,7 @@ impl Synchronizer {
             if error.verdict().is_some() || error.is_unknown_authority() {
                 return Err(error);
             }
+            self.failed = true;
             let synced = self.status.borrow().last_sync;
             if synced != before {
                 reconnect.reset();
@@ -222,10 +226,13 @@ impl Synchronizer {
     }
 
     /// Notes that the agent's state is the server's.
-    fn mark_synced(&self) {
+    fn mark_synced(&mut self) {
         let now = self.parts.clock.now();
         self.status
             .send_modify(|status| status.last_sync = Some(now));
+        if std::mem::take(&mut self.failed) {
+            self.parts.cache.retry_deferred();
+        }
     }
 
     async fn wait_interval(&mut self) {

@@ -282,6 +282,10 @@ impl State {
         }
     }
 
+    pub(super) fn retry_deferred(&mut self) {
+        self.work.retry_deferred();
+    }
+
     pub(super) fn issued(&self) -> Vec<(EntryId, Arc<IssuedSvid>)> {
         let issued = self.records.iter().filter_map(|(id, record)| {
             let svid = record.svid.as_ref()?;

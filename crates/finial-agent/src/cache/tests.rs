@@ -254,6 +254,19 @@ async fn a_deferred_entry_waits_its_time_and_holds_no_revision_back() {
     assert_eq!(cache.take_work(at(0), 500).len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_put_off_is_tried_at_once_when_the_server_is_back() {
+    let cache = Cache::new(trust_domain());
+    cache.apply(full(&[&entry("web", &["unix:uid:0"])]));
+    cache.wanted().await;
+    let until = Instant::now() + Duration::from_mins(1);
+    cache.defer(&[entry("web", &[]).id.clone()], until);
+    cache.retry_deferred();
+
+    cache.wanted().await;
+    assert_eq!(cache.take_work(at(0), 500).len(), 1);
+}
+
 #[test]
 fn only_who_federates_hears_of_a_federated_bundle() {
     let cache = Cache::new(trust_domain());

@@ -133,6 +133,13 @@ impl Worklist {
         self.needs.keys()
     }
 
+    /// Lets everything that was put off be tried at once.
+    pub(super) fn retry_deferred(&mut self) {
+        for need in self.needs.values_mut() {
+            self.added |= need.not_before.take().is_some();
+        }
+    }
+
     /// Puts `id` off.
     pub(super) fn defer(&mut self, id: &EntryId, until: Instant) {
         if let Some(need) = self.needs.get_mut(id) {

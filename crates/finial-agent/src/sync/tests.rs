@@ -314,7 +314,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 async fn until(
     subscription: &mut Subscription,
-    done: impl Fn(&WorkloadUpdate) -> bool,
+    done: impl Fn(&WorkloadUpdate) -> bool + Send + Sync,
 ) -> Arc<WorkloadUpdate> {
     soon(async {
         loop {
