@@ -347,4 +347,4 @@ const LONGEST_INTERVAL: Duration = Duration::from_mins(8);
 const LONGEST_INTERVAL_FACTOR: u32 = 48;
 /// A lost stream is opened again soon: until then the agent is blind.
 const RECONNECT_START: Duration = Duration::from_millis(500);
-const RECONNECT_MAX: Duration = Duration::from_secs(30);
+const RECONNECT_MAX: Duration = Duration::from_secs(5);

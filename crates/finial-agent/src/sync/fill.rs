@@ -119,7 +119,10 @@ impl Filler {
             }
             Err(error) if error.verdict().is_some() => Err(error),
             Err(error) => {
-                self.limit = (self.limit / 2).max(1);
+                if !error.is_connection_lost() {
+                    // The batch may have been too much; a server that is away says nothing about that.
+                    self.limit = (self.limit / 2).max(1);
+                }
                 let wait = self.backoff.next(&mut rand::rng()).unwrap_or(RETRY_MAX);
                 tracing::error!(subsystem_name = "manager", error = %chain(&error), retry_in = ?wait, "SVID sync failed");
                 self.cache.defer(&open, Instant::now() + wait);
