@@ -63,13 +63,32 @@ pub struct WorkloadUpdate {
     pub x509_message: EncodedOnce,
 }
 
-/// An entry a caller does not match, though it has some of the selectors.
+/// An entry a caller does not match.
 #[derive(Clone, Debug)]
 pub struct NearMiss {
     /// The entry.
     pub entry: Arc<Entry>,
-    /// The selectors the caller lacks.
+    /// The selectors the caller lacks; at least one.
     pub missing: Vec<Selector>,
+}
+
+impl NearMiss {
+    /// How many of the entry's selectors the caller has.
+    pub fn held(&self) -> usize {
+        self.entry
+            .selectors
+            .len()
+            .saturating_sub(self.missing.len())
+    }
+}
+
+/// An entry a caller matches, and how its SVID stands.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// The entry, with its SVID if there is one.
+    pub identity: Identity,
+    /// Whether an SVID is to be signed: the first, or the next.
+    pub is_wanted: bool,
 }
 
 /// A step forward, as `sync` learnt it from the server. Applying the same step twice is harmless.
@@ -126,10 +145,23 @@ impl Cache {
         self.shared.lock().matching(selectors)
     }
 
-    /// The entries a caller with `selectors` misses by at least one selector while having another, those that lack least
-    /// first: what `explain` shows.
+    /// The entries a caller with `selectors` is entitled to, each with how its SVID stands, in order of id.
+    pub fn matches(&self, selectors: &SelectorSet) -> Vec<Match> {
+        self.shared.lock().matches(selectors)
+    }
+
+    /// The entries a caller with `selectors` does not match: first those that lack least, and among these those it has most of.
     pub fn near_misses(&self, selectors: &SelectorSet) -> Vec<NearMiss> {
         self.shared.lock().near_misses(selectors)
+    }
+
+    /// Whether some entry that a caller with `selectors` does not match lacks only selectors for which `may_be_true` holds.
+    pub fn can_be_completed(
+        &self,
+        selectors: &SelectorSet,
+        may_be_true: impl Fn(&Selector) -> bool,
+    ) -> bool {
+        self.shared.lock().can_be_completed(selectors, may_be_true)
     }
 
     /// The bundle of the own trust domain.

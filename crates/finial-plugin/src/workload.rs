@@ -83,6 +83,27 @@ impl Peer {
         })
     }
 
+    /// Takes a process by its number, for a look at it that somebody else asked for: it has not connected, and gets nothing.
+    pub fn of_pid(pid: i32) -> Result<Self, WorkloadError> {
+        if pid <= 0 {
+            return Err(WorkloadError::Gone { pid });
+        }
+        let directory = Arc::new(open_directory(pid)?);
+        let start_time = start_time(pid, directory.as_fd())?;
+        let status = read(pid, directory.as_fd(), "status", STATUS_LIMIT_BYTES)?;
+        let status = String::from_utf8_lossy(&status);
+        let effective = |key: &str| effective_id(&status, key).ok_or(WorkloadError::Gone { pid });
+        Ok(Self {
+            pid,
+            uid: effective("Uid:")?,
+            gid: effective("Gid:")?,
+            handle: Arc::new(Handle::Directory {
+                directory,
+                start_time,
+            }),
+        })
+    }
+
     /// Returns the process id as the agent's PID namespace counts.
     pub fn pid(&self) -> i32 {
         self.pid
@@ -209,11 +230,8 @@ impl Workload {
     /// Compares effective ids. A process that may not be dumped owns its files in `/proc` as root, whoever it is.
     fn has_ids_of_peer(&self) -> Result<bool, WorkloadError> {
         let status = self.read_text("status", STATUS_LIMIT_BYTES)?;
-        let effective = |key: &str| -> Option<u32> {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.split_ascii_whitespace().nth(1)?.parse().ok()
-        };
-        Ok(effective("Uid:") == Some(self.peer.uid) && effective("Gid:") == Some(self.peer.gid))
+        Ok(effective_id(&status, "Uid:") == Some(self.peer.uid)
+            && effective_id(&status, "Gid:") == Some(self.peer.gid))
     }
 }
 
@@ -365,6 +383,12 @@ fn read_error(pid: i32, name: &'static str, source: io::Error) -> WorkloadError 
         return WorkloadError::Gone { pid };
     }
     WorkloadError::Read { pid, name, source }
+}
+
+/// Reads the effective id of `Uid:` or `Gid:` in `status`.
+fn effective_id(status: &str, key: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Reads the time a process started, in clock ticks since boot: field 22 of `stat`. Zombies count as gone.

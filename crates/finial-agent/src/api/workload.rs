@@ -24,10 +24,12 @@ use tonic::{Extensions, Request, Response, Status};
 
 use self::compose::{Entitlement, has_identity};
 pub use self::server::WorkloadApiServer;
-use super::status::{attestation_failed, no_identity_issued};
+use super::status::{attestation_failed, incomplete, no_identity_issued};
 use crate::cache::{Cache, Subscription, WorkloadUpdate};
 use crate::workload::Caller;
-use crate::workload::attest::{AttestWorkloadError, Attestors};
+use crate::workload::attest::{
+    AttestWorkloadError, AttestorFailure, Attestors, describe, is_incomplete,
+};
 
 /// The Workload API of an agent.
 #[derive(Debug, Clone)]
@@ -83,14 +85,20 @@ impl WorkloadApi {
                 return Err(attestation_failed(&error));
             }
         };
-        Ok(Call {
+        let call = Call {
             subscription: self.inner.cache.subscribe(&outcome.selectors),
             api: Arc::clone(&self.inner),
             caller,
             selectors: outcome.selectors,
+            failures: outcome.failures,
             method,
             fresh: true,
-        })
+        };
+        match call.incomplete() {
+            // Part of what a workload is entitled to must not pass for all of it.
+            Some(status) => Err(status),
+            None => Ok(call),
+        }
     }
 }
 
@@ -101,7 +109,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<BoxStream<X509BundlesResponse>>, Status> {
-        let call = self.open(request.extensions(), "FetchX509Bundles").await?;
+        let call = self.open(request.extensions(), FETCH_X509_BUNDLES).await?;
         let state = Some((call, None));
         Ok(Response::new(Box::pin(stream::unfold(
             state,
@@ -174,6 +182,8 @@ struct Call {
     api: Arc<Inner>,
     caller: Arc<Caller>,
     selectors: SelectorSet,
+    /// The attestors that could not tell about the caller.
+    failures: Vec<AttestorFailure>,
     subscription: Subscription,
     method: &'static str,
     /// Whether the current update has not been looked at.
@@ -189,8 +199,30 @@ impl Call {
         self.subscription.borrow()
     }
 
+    /// What the caller is told when it may have an identity that only a failed attestor could vouch for. Bundles do not wait for
+    /// that where everybody may have them, nor when the agent asks itself whether it is healthy.
+    fn incomplete(&self) -> Option<Status> {
+        let is_served_anyway = self.method == FETCH_X509_BUNDLES
+            && (self.caller.is_agent() || self.api.options.allow_unauthenticated_verifiers);
+        if is_served_anyway || !is_incomplete(&self.api.cache, &self.selectors, &self.failures) {
+            return None;
+        }
+        tracing::error!(
+            subsystem_name = SUBSYSTEM,
+            service = SERVICE,
+            method = self.method,
+            pid = self.caller.pid(),
+            error = describe(&self.failures),
+            "Workload attestation is incomplete"
+        );
+        Some(incomplete(&self.failures))
+    }
+
     /// Logs that the caller has no identity, and returns what it is told.
     fn refuse(&self) -> Status {
+        if let Some(status) = self.incomplete() {
+            return status;
+        }
         if !self.caller.is_agent() {
             let selectors = loggable(&self.selectors, &self.api.options.log_selectors);
             tracing::error!(
@@ -266,6 +298,7 @@ fn seconds_until(end: SystemTime, now: SystemTime) -> f64 {
 
 const SUBSYSTEM: &str = "endpoints";
 const SERVICE: &str = "WorkloadAPI";
+const FETCH_X509_BUNDLES: &str = "FetchX509Bundles";
 
 #[cfg(test)]
 mod tests;

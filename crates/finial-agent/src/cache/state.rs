@@ -1,5 +1,7 @@
 //! The content of the cache and every rule that changes it. No locks, no clocks, no I/O: [`super::Cache`] brings those.
 
+mod explain;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,7 +17,7 @@ use super::bundles::Bundles;
 use super::index::SelectorIndex;
 use super::subscriber::{GroupId, Groups};
 use super::work::{NO_REVISION, NextWork, Reason, Work, Worklist};
-use super::{Change, Counts, EncodedOnce, Identity, IssuedSvid, NearMiss, WorkloadUpdate};
+use super::{Change, Counts, EncodedOnce, Identity, IssuedSvid, WorkloadUpdate};
 
 #[derive(Debug)]
 struct Record {
@@ -68,29 +70,6 @@ impl State {
 
     pub(super) fn matching(&self, selectors: &SelectorSet) -> Vec<Arc<Entry>> {
         self.index.matching(selectors)
-    }
-
-    pub(super) fn near_misses(&self, selectors: &SelectorSet) -> Vec<NearMiss> {
-        let mut misses: Vec<_> = self
-            .records
-            .values()
-            .filter_map(|record| {
-                let (held, missing): (Vec<_>, Vec<_>) = record
-                    .entry
-                    .selectors
-                    .iter()
-                    .cloned()
-                    .partition(|selector| selectors.contains(selector));
-                (!held.is_empty() && !missing.is_empty()).then(|| NearMiss {
-                    entry: Arc::clone(&record.entry),
-                    missing,
-                })
-            })
-            .collect();
-        misses.sort_by(|left, right| {
-            (left.missing.len(), &left.entry.id).cmp(&(right.missing.len(), &right.entry.id))
-        });
-        misses
     }
 
     pub(super) fn own_bundle(&self) -> Arc<Bundle> {

@@ -333,14 +333,41 @@ fn near_misses_name_what_is_missing() {
     let cache = Cache::new(trust_domain());
     cache.apply(full(&[
         &entry("near", &["unix:uid:0", "unix:gid:7"]),
+        &entry("farther", &["k8s:ns:a", "k8s:sa:b"]),
         &entry("far", &["k8s:ns:a"]),
         &entry("hit", &["unix:uid:0"]),
     ]));
     let misses = cache.near_misses(&selectors(&["unix:uid:0"]));
 
-    assert_eq!(misses.len(), 1);
-    assert_eq!(misses[0].entry.id.as_str(), "near");
-    assert_eq!(misses[0].missing, ["unix:gid:7".parse().unwrap()]);
+    let named: Vec<_> = misses
+        .iter()
+        .map(|miss| {
+            let missing: Vec<_> = miss.missing.iter().map(ToString::to_string).collect();
+            (miss.entry.id.as_str(), missing.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("near", "unix:gid:7".to_owned()),
+            ("far", "k8s:ns:a".to_owned()),
+            ("farther", "k8s:ns:a k8s:sa:b".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn an_entry_can_be_completed_only_by_what_may_be_true() {
+    let cache = Cache::new(trust_domain());
+    cache.apply(full(&[&entry("web", &["unix:uid:7", "docker:label:a:b"])]));
+    let completed_by = |found: &[&str], kind: &str| {
+        cache.can_be_completed(&selectors(found), |selector| selector.kind() == kind)
+    };
+
+    assert!(completed_by(&["unix:uid:7"], "docker"));
+    assert!(!completed_by(&["unix:uid:8"], "docker"));
+    assert!(!completed_by(&["unix:uid:7"], "k8s"));
+    assert!(!completed_by(&["unix:uid:7", "docker:label:a:b"], "docker"));
 }
 
 #[test]

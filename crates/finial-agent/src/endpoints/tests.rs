@@ -29,6 +29,21 @@ use crate::workload::attest::Attestors;
 #[derive(Debug)]
 struct Fixed(Option<&'static str>);
 
+/// Knows containers, were its engine not down.
+#[derive(Debug)]
+struct Down;
+
+#[async_trait]
+impl WorkloadAttestor for Down {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    async fn attest(&self, _: &Workload) -> Result<Vec<Selector>, AttestError> {
+        Err(AttestError::unavailable("engine is down"))
+    }
+}
+
 #[async_trait]
 impl WorkloadAttestor for Fixed {
     fn name(&self) -> &'static str {
@@ -53,10 +68,14 @@ struct Agent {
 
 impl Agent {
     fn start(attestor: Fixed, options: WorkloadApiOptions) -> Self {
+        Self::start_with(vec![Arc::new(attestor)], options)
+    }
+
+    fn start_with(attestors: Vec<Arc<dyn WorkloadAttestor>>, options: WorkloadApiOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("public/api.sock");
         let cache = Cache::new(trust_domain());
-        let attestors = Arc::new(Attestors::new(vec![Arc::new(attestor)]));
+        let attestors = Arc::new(Attestors::new(attestors));
         let api = WorkloadApi::new(cache.clone(), attestors, SystemClock::shared(), options);
         let endpoints = Endpoints::bind(&socket, Some(api)).unwrap();
         let shutdown = CancellationToken::new();
@@ -220,7 +239,10 @@ async fn a_caller_that_cannot_be_attested_is_asked_to_come_back() {
 
     assert_eq!(
         (status.code(), status.message()),
-        (Code::Unavailable, "workload attestation failed")
+        (
+            Code::Unavailable,
+            "workload attestation failed: workload attestor \"test\" failed: engine is down"
+        )
     );
     agent.stop().await;
 }
@@ -395,4 +417,59 @@ async fn reflection_lists_what_this_socket_serves() {
         ]
     );
     agent.stop().await;
+}
+
+/// The answer to a caller with `test:a`, while the attestor `docker` is down, when there is an entry with `selectors`.
+async fn answer_while_docker_is_down(selectors: &[&str]) -> (Code, String) {
+    let agent = Agent::start_with(
+        vec![Arc::new(Fixed(Some("test:a"))), Arc::new(Down)],
+        WorkloadApiOptions::default(),
+    );
+    agent.cache.apply(Change {
+        full: true,
+        entries: vec![entry("web", selectors)],
+        bundle: Some(bundle("example.org", 1)),
+        ..Change::default()
+    });
+    let status = match agent.fetch().await {
+        Ok(mut stream) => end_of(&mut stream).await,
+        Err(status) => status,
+    };
+    agent.stop().await;
+    (status.code(), status.message().to_owned())
+}
+
+#[tokio::test]
+async fn a_caller_whose_identity_hangs_on_a_failed_attestor_is_told_which_and_why() {
+    let down = (
+        Code::Unavailable,
+        "workload attestation failed: workload attestor \"docker\" failed: engine is down"
+            .to_owned(),
+    );
+    for selectors in [
+        &["test:a", "docker:label:app:web"][..],
+        &["docker:label:app:web", "docker:image_id:web:1"],
+    ] {
+        assert_eq!(
+            answer_while_docker_is_down(selectors).await,
+            down,
+            "{selectors:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_the_failed_attestor_cannot_complete_holds_nobody_up() {
+    let refused = (Code::PermissionDenied, "no identity issued".to_owned());
+    for selectors in [
+        &["test:b", "docker:label:app:web"][..],
+        &["test:b"],
+        &["k8s:ns:web"],
+    ] {
+        assert_eq!(
+            answer_while_docker_is_down(selectors).await,
+            refused,
+            "{selectors:?}"
+        );
+    }
 }

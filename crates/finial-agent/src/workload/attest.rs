@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use finial_plugin::AttestError;
 use finial_plugin::workload::{CaptureError, Workload, WorkloadError};
-use finial_plugin::workload_attestor::WorkloadAttestor;
+use finial_plugin::workload_attestor::{ContainerProcess, WorkloadAttestor};
 use finial_runtime::log::chain;
 use futures::future::join_all;
 use spiffe_types::selector::{Selector, SelectorSet};
@@ -17,6 +17,7 @@ use tokio::sync::{AcquireError, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::Caller;
+use crate::cache::Cache;
 
 /// The attestors of an agent.
 #[derive(Debug)]
@@ -24,6 +25,15 @@ pub struct Attestors {
     all: Vec<Arc<dyn WorkloadAttestor>>,
     deadline: Duration,
     running: Semaphore,
+}
+
+/// What one attestor says of a process.
+#[derive(Debug)]
+pub struct Answer {
+    /// The attestor's name, which is the type of its selectors too.
+    pub attestor: String,
+    /// What it found, or why it could not tell.
+    pub result: Result<Vec<Selector>, AttestorError>,
 }
 
 /// What was found out about a caller.
@@ -50,7 +60,7 @@ pub struct AttestorFailure {
 #[derive(Debug, Error)]
 pub enum AttestorError {
     /// It said why.
-    #[error("{0}")]
+    #[error(transparent)]
     Failed(AttestError),
     /// It did not answer in time.
     #[error("no answer within {} s", deadline.as_secs_f32())]
@@ -123,26 +133,12 @@ impl Attestors {
 
     /// Finds the selectors of a process. Cancel-safe.
     pub async fn attest(&self, workload: &Workload) -> Result<AttestOutcome, AttestWorkloadError> {
-        let _running = self
-            .running
-            .acquire()
-            .await
-            .map_err(AttestWorkloadError::Stopping)?;
-        let until = Instant::now() + self.deadline;
-        let answers = join_all(
-            self.all
-                .iter()
-                .map(|attestor| self.ask(&**attestor, workload, until)),
-        )
-        .await;
-        workload.verify().map_err(AttestWorkloadError::Process)?;
-
         let mut selectors = Vec::new();
         let mut failures = Vec::new();
-        for answer in answers {
-            match answer {
+        for Answer { attestor, result } in self.examine(workload).await? {
+            match result {
                 Ok(found) => selectors.extend(found),
-                Err(failure) => failures.push(failure),
+                Err(error) => failures.push(AttestorFailure { attestor, error }),
             }
         }
         if !failures.is_empty() && failures.len() == self.all.len() {
@@ -164,27 +160,78 @@ impl Attestors {
         })
     }
 
+    /// Asks every attestor about a process, and gives their answers one by one. Cancel-safe.
+    pub async fn examine(&self, workload: &Workload) -> Result<Vec<Answer>, AttestWorkloadError> {
+        let _running = self
+            .running
+            .acquire()
+            .await
+            .map_err(AttestWorkloadError::Stopping)?;
+        let until = Instant::now() + self.deadline;
+        let attestors = self.all.iter();
+        let answers = join_all(attestors.map(|attestor| self.ask(&**attestor, workload, until)));
+        let answers = answers.await;
+        workload.verify().map_err(AttestWorkloadError::Process)?;
+        Ok(answers)
+    }
+
+    /// Asks the attestors for a process of a container; the first that knows one is believed. Cancel-safe.
+    pub async fn find_process(
+        &self,
+        container: &str,
+    ) -> Result<Option<ContainerProcess>, AttestorFailure> {
+        let mut failure = None;
+        for attestor in &self.all {
+            let asked = tokio::time::timeout(self.deadline, attestor.find_process(container)).await;
+            let error = match asked {
+                Ok(Ok(Some(process))) => return Ok(Some(process)),
+                Ok(Ok(None)) => continue,
+                Ok(Err(error)) => AttestorError::Failed(error),
+                Err(_elapsed) => AttestorError::TimedOut {
+                    deadline: self.deadline,
+                },
+            };
+            failure = Some(AttestorFailure {
+                attestor: attestor.name().to_owned(),
+                error,
+            });
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
     async fn ask(
         &self,
         attestor: &dyn WorkloadAttestor,
         workload: &Workload,
         until: Instant,
-    ) -> Result<Vec<Selector>, AttestorFailure> {
-        let error = match timeout_at(until, attestor.attest(workload)).await {
-            Ok(Ok(selectors)) => return Ok(selectors),
-            Ok(Err(error)) => AttestorError::Failed(error),
-            Err(_elapsed) => AttestorError::TimedOut {
+    ) -> Answer {
+        let result = match timeout_at(until, attestor.attest(workload)).await {
+            Ok(Ok(selectors)) => Ok(selectors),
+            Ok(Err(error)) => Err(AttestorError::Failed(error)),
+            Err(_elapsed) => Err(AttestorError::TimedOut {
                 deadline: self.deadline,
-            },
+            }),
         };
-        Err(AttestorFailure {
+        Answer {
             attestor: attestor.name().to_owned(),
-            error,
-        })
+            result,
+        }
     }
 }
 
-fn describe(failures: &[AttestorFailure]) -> String {
+/// Whether a caller with `selectors` may match an entry that needs what the failed attestors could not tell: everything the caller
+/// lacks for it is of their types.
+pub fn is_incomplete(cache: &Cache, selectors: &SelectorSet, failures: &[AttestorFailure]) -> bool {
+    !failures.is_empty()
+        && cache.can_be_completed(selectors, |selector| {
+            failures
+                .iter()
+                .any(|failure| failure.attestor == selector.kind())
+        })
+}
+
+/// Says of each attestor why it failed, in one line.
+pub fn describe(failures: &[AttestorFailure]) -> String {
     let texts: Vec<_> = failures
         .iter()
         .map(|failure| chain(failure).to_string())

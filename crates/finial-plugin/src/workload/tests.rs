@@ -227,3 +227,18 @@ fn the_name_of_a_command_cannot_move_the_start_time() {
     assert_eq!(parse_start_time(b"77 (web) S 1 2"), None);
     assert_eq!(parse_start_time(b""), None);
 }
+
+#[test]
+fn a_process_can_be_taken_by_its_number() {
+    let pid = i32::try_from(std::process::id()).unwrap();
+    let peer = Peer::of_pid(pid).unwrap();
+
+    assert_eq!(peer.uid(), geteuid().as_raw());
+    peer.open().unwrap().verify().unwrap();
+    for nobody in [0, -1, i32::MAX] {
+        assert!(matches!(
+            Peer::of_pid(nobody),
+            Err(WorkloadError::Gone { .. })
+        ));
+    }
+}

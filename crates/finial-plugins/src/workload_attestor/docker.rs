@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use finial_plugin::workload::Workload;
-use finial_plugin::workload_attestor::WorkloadAttestor;
+use finial_plugin::workload_attestor::{ContainerProcess, WorkloadAttestor};
 use finial_plugin::{AttestError, PluginContext, PluginError};
 use finial_runtime::config::PluginConfig;
 use finial_runtime::log::chain;
@@ -156,6 +156,17 @@ impl WorkloadAttestor for DockerAttestor {
             self.kept.keep(engine.socket(), &id, &selectors);
         }
         Ok(selectors)
+    }
+
+    async fn find_process(&self, container: &str) -> Result<Option<ContainerProcess>, AttestError> {
+        let container = self.docker.container(container).await.map_err(|error| {
+            AttestError::unavailable(format!("failed to inspect container {container}"))
+                .with_source(error)
+        })?;
+        Ok(Some(ContainerProcess {
+            container_id: container.id,
+            pid: container.state.pid,
+        }))
     }
 }
 

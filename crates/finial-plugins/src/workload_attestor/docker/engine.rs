@@ -30,10 +30,21 @@ pub(super) struct Engine {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct InspectedContainer {
+    #[serde(default)]
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) state: ContainerState,
     /// The id of the image the container was made from.
     #[serde(default)]
     pub(super) image: String,
     pub(super) config: ContainerConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct ContainerState {
+    /// The first process, as the engine counts; 0 when the container does not run.
+    pub(super) pid: i32,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,10 +66,7 @@ struct InspectedImage {
 /// Why an engine did not answer.
 #[derive(Debug, Error)]
 pub(super) enum EngineError {
-    #[error(
-        "failed to connect to container engine at {}; the agent must be allowed to open this socket",
-        socket.display()
-    )]
+    #[error("failed to connect to container engine at {}: {}", socket.display(), cure(source.kind()))]
     Connect { socket: PathBuf, source: io::Error },
     #[error("failed to talk to container engine")]
     Exchange(#[source] hyper::Error),
@@ -66,12 +74,39 @@ pub(super) enum EngineError {
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("failed to make request to container engine")]
     Request(#[source] http::Error),
-    #[error("container engine answered {status}: {text}")]
+    #[error("container engine answered {status}: {text}{}", cure_of(*status))]
     Status { status: StatusCode, text: String },
     #[error("failed to decode answer of container engine")]
     Decode(#[source] serde_json::Error),
     #[error("container engine did not answer within {} s", DEADLINE.as_secs())]
     TimedOut,
+}
+
+/// What an operator does about a socket that cannot be connected to.
+fn cure(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::NotFound => {
+            "there is no such socket where the agent runs; mount the engine's socket into the agent's container, or name it in \
+             docker_socket_path or podman_socket_path"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "the agent may not open the socket; run it as root, or with the socket's group (`group_add` in a compose file)"
+        }
+        io::ErrorKind::ConnectionRefused => {
+            "nobody listens there; the engine is down, or it was restarted and the agent has its old socket mounted: mount the \
+             socket's directory, or restart the agent"
+        }
+        _ => "the agent must be able to reach this socket",
+    }
+}
+
+/// A socket proxy may stand in for the engine, and refuse.
+fn cure_of(status: StatusCode) -> &'static str {
+    if status == StatusCode::FORBIDDEN {
+        "; a socket proxy must allow GET of /containers/{id}/json and /images/{name}/json"
+    } else {
+        ""
+    }
 }
 
 impl Engine {
@@ -94,7 +129,8 @@ impl Engine {
 
     /// Asks what a container is.
     pub(super) async fn container(&self, id: &str) -> Result<InspectedContainer, EngineError> {
-        self.get(&format!("/containers/{id}/json")).await
+        self.get(&format!("/containers/{}/json", escape_segment(id)))
+            .await
     }
 
     /// Asks for the id of an image, which is the digest of its configuration. `None` when there is nothing to ask for.
@@ -159,6 +195,11 @@ impl Engine {
             never = drive => match never {},
         }
     }
+}
+
+/// Escapes a name for one segment of a path.
+fn escape_segment(name: &str) -> String {
+    escape(name).replace('/', "%2F")
 }
 
 /// Escapes an image name for a path. Slashes and colons belong to names and stay.

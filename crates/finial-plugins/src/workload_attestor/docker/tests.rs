@@ -219,3 +219,39 @@ fn only_unix_sockets_are_engines() {
         assert!(error.to_string().contains(address), "{error}");
     }
 }
+
+#[tokio::test]
+async fn the_engine_tells_the_process_of_a_container() {
+    let running = r#"{"Id":"30659a","State":{"Pid":4242},"Config":{}}"#;
+    let fake = FakeEngine::start("", vec![(200, running)]);
+    let attestor = DockerAttestor {
+        docker: fake.engine.clone(),
+        ..DockerAttestor::new(&DockerConfig::default()).unwrap()
+    };
+
+    assert_eq!(
+        attestor.find_process("web/..").await.unwrap(),
+        Some(ContainerProcess {
+            container_id: "30659a".to_owned(),
+            pid: 4242
+        })
+    );
+    assert_eq!(fake.asked(), ["/containers/web%2F../json"]);
+}
+
+#[tokio::test]
+async fn an_engine_out_of_reach_is_named_with_its_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let reason = async || {
+        let engine = Engine::new(socket.clone(), "");
+        chain(&engine.container(ID).await.unwrap_err()).to_string()
+    };
+
+    assert!(reason().await.contains("mount the engine's socket"));
+    drop(UnixListener::bind(&socket).unwrap());
+    assert!(reason().await.contains("nobody listens there"));
+    let proxy = FakeEngine::start("", vec![(403, "Forbidden")]);
+    let refused = proxy.engine.container(ID).await.unwrap_err().to_string();
+    assert!(refused.contains("a socket proxy must allow"), "{refused}");
+}
