@@ -10,7 +10,8 @@ pub fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Our own program of that name, built with the profile that the tests were built with.
+/// Our own program of that name, built with the profile that the tests were built with, or taken from the folder that
+/// `FINIAL_TEST_PROGRAMS` names.
 ///
 /// # Panics
 /// When it does not build.
@@ -19,6 +20,9 @@ pub fn binary(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER
         .get_or_init(|| {
+            if let Some(built) = std::env::var_os("FINIAL_TEST_PROGRAMS") {
+                return PathBuf::from(built);
+            }
             let test = std::env::current_exe().expect("a test has a path");
             // …/target/PROFILE/deps/NAME-HASH
             let profile = test

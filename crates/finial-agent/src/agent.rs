@@ -85,7 +85,8 @@ impl Agent {
         finial_runtime::fs::create_dir(&config.data_dir, DATA_DIR_MODE)?;
         let storage = Storage::open(&config.data_dir)
             .map_err(|error| anyhow::Error::new(error).context("failed to open storage"))?;
-        let context = PluginContext::new(config.trust_domain.clone(), Arc::clone(&clock));
+        let context = PluginContext::new(config.trust_domain.clone(), Arc::clone(&clock))
+            .with_join_token(config.join_token.clone());
         let catalog = Catalog::load(&config, &plugins, &context)?;
         let address = address(&config.server_address, config.server_port);
         Ok(Self {

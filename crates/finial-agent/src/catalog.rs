@@ -7,8 +7,8 @@ use finial_plugin::key_manager::KeyManager;
 use finial_plugin::node_attestor::AgentNodeAttestor;
 use finial_plugin::workload_attestor::WorkloadAttestor;
 use finial_plugin::{AgentRegistry, PluginContext};
-use finial_plugins::node_attestor::join_token;
 use finial_runtime::config::PluginConfig;
+use finial_runtime::config::hcl::Table;
 
 use crate::config::Config;
 
@@ -33,9 +33,11 @@ impl Catalog {
     ) -> anyhow::Result<Self> {
         let mut loaded = Vec::new();
         let configured = one(config, "NodeAttestor")?;
-        let node_attestor = match &config.join_token {
-            Some(token) => Arc::new(join_token::JoinToken::new(token.reveal())),
-            None => plugins.node_attestor(context, configured)?,
+        let node_attestor = if config.join_token.is_some() {
+            let joins = PluginConfig::built_in("NodeAttestor", "join_token", Table::default());
+            plugins.node_attestor(context, &joins)?
+        } else {
+            plugins.node_attestor(context, configured)?
         };
         log_loaded(configured, &mut loaded);
 

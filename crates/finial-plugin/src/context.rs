@@ -6,6 +6,7 @@ use std::sync::Arc;
 use finial_runtime::clock::SharedClock;
 use spiffe_types::bundle::Bundle;
 use spiffe_types::id::TrustDomain;
+use zeroize::Zeroizing;
 
 /// What the host lends a plugin when it is built.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct PluginContext {
     pub clock: SharedClock,
     /// The bundle of the own trust domain, as it is when asked.
     pub own_bundle: BundleLookup,
+    /// The token an agent was handed to join with.
+    pub join_token: Option<JoinToken>,
 }
 
 impl PluginContext {
@@ -25,6 +28,7 @@ impl PluginContext {
             trust_domain,
             clock,
             own_bundle: BundleLookup::default(),
+            join_token: None,
         }
     }
 
@@ -33,6 +37,35 @@ impl PluginContext {
     pub fn with_own_bundle(mut self, own_bundle: BundleLookup) -> Self {
         self.own_bundle = own_bundle;
         self
+    }
+
+    /// Lends a join token too.
+    #[must_use]
+    pub fn with_join_token(mut self, join_token: Option<JoinToken>) -> Self {
+        self.join_token = join_token;
+        self
+    }
+}
+
+/// A join token. It is worth an identity, so it is never printed, and it is wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JoinToken(Zeroizing<String>);
+
+impl JoinToken {
+    /// Wraps a token.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(Zeroizing::new(token.into()))
+    }
+
+    /// Returns the token itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken(…)")
     }
 }
 

@@ -18,6 +18,6 @@ pub mod upstream_authority;
 pub mod workload;
 pub mod workload_attestor;
 
-pub use context::PluginContext;
+pub use context::{JoinToken, PluginContext};
 pub use error::{AttestError, AttestErrorKind, PluginError, PluginErrorKind};
 pub use registry::{AgentRegistry, RegistryError, ServerRegistry};

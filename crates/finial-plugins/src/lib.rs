@@ -24,7 +24,7 @@ pub fn agent() -> AgentRegistry {
     AgentRegistry::new()
         .with_key_manager("disk", disk::build_agent)
         .with_key_manager("memory", memory::build)
-        .with_node_attestor("join_token", join_token::JoinToken::build)
+        .with_node_attestor("join_token", join_token::JoinTokenAttestor::build)
         .with_node_attestor("x509pop", x509pop::build_agent)
         .with_workload_attestor("docker", DockerAttestor::build)
         .with_workload_attestor("unix", UnixAttestor::build)

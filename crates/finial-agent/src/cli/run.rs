@@ -168,7 +168,8 @@ fn check(flags: &config::Flags) -> anyhow::Result<()> {
             .with_context(|| format!("failed to read trust bundle {}", path.display()))?;
     }
     let registry = finial_plugins::agent();
-    let context = PluginContext::new(config.trust_domain.clone(), SystemClock::shared());
+    let context = PluginContext::new(config.trust_domain.clone(), SystemClock::shared())
+        .with_join_token(config.join_token.clone());
     for plugin in &config.plugins {
         match plugin.kind.as_str() {
             "NodeAttestor" => registry.node_attestor(&context, plugin).map(drop),

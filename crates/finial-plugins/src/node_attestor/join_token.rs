@@ -1,56 +1,44 @@
 //! `join_token`, the agent's half: whoever holds the token may attest once. The server keeps its half to itself.
 
-use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use finial_plugin::context::PluginContext;
 use finial_plugin::error::{AttestError, PluginError};
 use finial_plugin::node_attestor::AgentNodeAttestor;
+use finial_plugin::{JoinToken, PluginContext};
 use finial_runtime::config::PluginConfig;
-use zeroize::Zeroizing;
 
 /// The attestation type.
 pub const NAME: &str = "join_token";
 
 /// Sends the token that the operator handed to the agent.
-pub struct JoinToken {
-    token: Option<Zeroizing<String>>,
+#[derive(Debug)]
+pub struct JoinTokenAttestor {
+    token: Option<JoinToken>,
 }
 
-impl JoinToken {
-    /// Takes the token from the command line or the configuration.
-    pub fn new(token: impl Into<String>) -> Self {
-        Self {
-            token: Some(Zeroizing::new(token.into())),
-        }
-    }
-
-    /// Builds what a `NodeAttestor "join_token"` block stands for: an attestor that is still without a token.
+impl JoinTokenAttestor {
+    /// Takes the token that the host lends.
     #[expect(clippy::unnecessary_wraps, reason = "the form that registries take")]
     pub fn build(
-        _context: &PluginContext,
+        context: &PluginContext,
         _config: &PluginConfig,
     ) -> Result<Arc<dyn AgentNodeAttestor>, PluginError> {
-        Ok(Arc::new(Self { token: None }))
-    }
-}
-
-impl fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JoinToken(…)")
+        Ok(Arc::new(Self {
+            token: context.join_token.clone(),
+        }))
     }
 }
 
 #[async_trait]
-impl AgentNodeAttestor for JoinToken {
+impl AgentNodeAttestor for JoinTokenAttestor {
     fn name(&self) -> &'static str {
         NAME
     }
 
     async fn payload(&self) -> Result<Vec<u8>, AttestError> {
         match &self.token {
-            Some(token) => Ok(token.as_bytes().to_vec()),
+            Some(token) => Ok(token.reveal().as_bytes().to_vec()),
             None => Err(AttestError::malformed("join token was not provided")),
         }
     }
@@ -68,14 +56,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_token_is_the_payload_and_never_shown() {
-        let attestor = JoinToken::new("secret");
+        let attestor = JoinTokenAttestor {
+            token: Some(JoinToken::new("secret")),
+        };
         assert_eq!(attestor.payload().await.unwrap(), b"secret");
         assert!(!format!("{attestor:?}").contains("secret"));
     }
 
     #[tokio::test]
     async fn without_a_token_the_operator_is_told() {
-        let error = JoinToken { token: None }.payload().await.unwrap_err();
+        let error = JoinTokenAttestor { token: None }.payload().await.unwrap_err();
         assert_eq!(error.to_string(), "join token was not provided");
     }
 }
