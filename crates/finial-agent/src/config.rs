@@ -1,4 +1,4 @@
-//! The agent's configuration: the file, the flags over it, and every default resolved.
+//! The agent's configuration: the file, the environment and the flags over it, and every default resolved.
 //!
 //! Checks run in SPIRE's order and answer in SPIRE's words. What SPIRE has and finial does not is refused with the line
 //! it stands on, unless its effect already holds; `docs/reference/config.md` lists every key.
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use finial_pki::key::KeyKind;
-use finial_runtime::config::hcl::{self, Table};
+pub use finial_plugin::JoinToken;
 use finial_runtime::config::sections::{
-    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration, split_unknown,
+    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration,
 };
 use finial_runtime::config::{
-    self, ConfigError, HealthConfig, PluginConfig, duration, plugins, refuse_unknown,
+    self, ConfigError, ConfigFile, HealthConfig, Overrides, PluginConfig, Settings, duration,
 };
 use finial_runtime::log::LogConfig;
 use spiffe_types::id::TrustDomain;
@@ -97,30 +97,11 @@ pub enum RebootstrapMode {
     Always,
 }
 
-/// A join token. It is worth an identity, so it is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinToken(String);
-
-impl JoinToken {
-    /// Wraps a token.
-    pub fn new(token: impl Into<String>) -> Self {
-        Self(token.into())
-    }
-
-    /// Returns the token itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for JoinToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JoinToken(…)")
-    }
-}
-
-/// The flags of `run` and `validate`. They win over the file; one that is empty, zero or false counts as not given.
-#[expect(clippy::struct_excessive_bools, reason = "these are the flags there are")]
+/// The flags of `run` and `validate`. They win over the file and the environment; one that is empty, zero or false counts as not given.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "these are the flags there are"
+)]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The configuration file.
@@ -175,23 +156,36 @@ impl Config {
             .as_deref()
             .filter(|path| !path.as_os_str().is_empty())
             .unwrap_or_else(|| Path::new(DEFAULT_CONFIG_PATH));
-        Self::from_table(&config::load(path, flags.expand_env)?, flags)
+        let file = config::load(path, flags.expand_env)?;
+        Self::resolve(&file, &config::environment(), flags)
     }
 
-    /// Resolves a file that was already parsed.
-    pub fn from_table(table: &Table, flags: &Flags) -> Result<Self, ConfigError> {
-        let (file, mut unknown): (File, _) =
-            hcl::decode(table, "").map_err(|source| ConfigError::Decode { source })?;
-        let plugins = plugins(table, &mut unknown)?;
-        let has_section = file.agent.is_some();
-        let mut agent = file.agent.unwrap_or_default();
-        merge(&mut agent, flags);
+    /// Resolves a file that was already read, with the variables and flags that stand over it.
+    pub fn resolve(
+        file: &ConfigFile,
+        environment: &[(String, String)],
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
+        let overrides = overrides(environment, flags);
+        let lenient = [LENIENT.as_slice(), &LENIENT_TELEMETRY].concat();
+        let Settings {
+            file:
+                File {
+                    agent: in_file,
+                    telemetry,
+                    health_checks,
+                    ..
+                },
+            section: agent,
+            plugins,
+            mut warnings,
+        } = config::read::<File, AgentSection>(file, &overrides, &lenient)?;
         let Some(plugins) = plugins else {
             return Err(ConfigError::Missing {
                 what: "plugins section",
             });
         };
-        if !has_section && *flags == Flags::default() {
+        if in_file.is_none() && overrides.is_empty() && *flags == Flags::default() {
             return Err(ConfigError::Missing {
                 what: "agent section",
             });
@@ -200,14 +194,10 @@ impl Config {
         check_required(&agent)?;
         let bootstrap = bootstrap::resolve(&agent)?;
         check_platform(&agent.experimental)?;
-        let mut lenient = LENIENT.to_vec();
-        lenient.extend(LENIENT_TELEMETRY);
-        let (unknown, mut warnings) = split_unknown(unknown, &lenient);
-        refuse_unknown(unknown)?;
 
-        let mut unsupported = Unsupported::new(table);
+        let mut unsupported = Unsupported::new(file.table());
         check_supported(&agent, &mut unsupported);
-        file.telemetry.check(&mut unsupported);
+        telemetry.check(&mut unsupported);
         let plugins = check_plugins(plugins, &mut unsupported)?;
         unsupported.finish()?;
 
@@ -215,7 +205,7 @@ impl Config {
             &agent,
             bootstrap,
             plugins,
-            file.health_checks.resolve()?,
+            health_checks.resolve()?,
             &mut warnings,
         )?;
         Ok(Self { warnings, ..config })
@@ -229,47 +219,32 @@ impl Config {
     }
 }
 
-/// Puts the flags over the file.
-fn merge(agent: &mut AgentSection, flags: &Flags) {
-    let over = |target: &mut Option<String>, flag: Option<&str>| {
-        if let Some(value) = flag.filter(|value| !value.is_empty()) {
-            *target = Some(value.to_owned());
-        }
-    };
+/// What stands over the `agent` section of the file.
+fn overrides(environment: &[(String, String)], flags: &Flags) -> Overrides {
     let token = flags.join_token.as_ref().map(JoinToken::reveal);
-    over(&mut agent.data_dir, flags.data_dir.as_deref());
-    over(&mut agent.join_token, token);
-    over(&mut agent.join_token_file, flags.join_token_file.as_deref());
-    over(&mut agent.log_file, flags.log_file.as_deref());
-    over(&mut agent.log_format, flags.log_format.as_deref());
-    over(&mut agent.log_level, flags.log_level.as_deref());
-    over(&mut agent.server_address, flags.server_address.as_deref());
-    over(&mut agent.trust_domain, flags.trust_domain.as_deref());
-    over(&mut agent.socket_path, flags.socket_path.as_deref());
-    over(&mut agent.trust_bundle_path, flags.trust_bundle.as_deref());
-    over(
-        &mut agent.trust_bundle_url,
-        flags.trust_bundle_url.as_deref(),
-    );
-    over(
-        &mut agent.trust_bundle_format,
-        flags.trust_bundle_format.as_deref(),
-    );
-    over(
-        &mut agent.rebootstrap_mode,
-        flags.rebootstrap_mode.as_deref(),
-    );
-    over(
-        &mut agent.rebootstrap_delay,
-        flags.rebootstrap_delay.as_deref(),
-    );
-    if let Some(port) = flags.server_port.filter(|port| *port != 0) {
-        agent.server_port = Some(port);
-    }
-    agent.log_source_location |= flags.log_source_location;
-    agent.disable_workload_api |= flags.disable_workload_api;
-    agent.allow_unauthenticated_verifiers |= flags.allow_unauthenticated_verifiers;
-    agent.insecure_bootstrap |= flags.insecure_bootstrap;
+    Overrides::new("agent", environment)
+        .text("data_dir", flags.data_dir.as_deref())
+        .text("join_token", token)
+        .text("join_token_file", flags.join_token_file.as_deref())
+        .text("log_file", flags.log_file.as_deref())
+        .text("log_format", flags.log_format.as_deref())
+        .text("log_level", flags.log_level.as_deref())
+        .switch("log_source_location", flags.log_source_location)
+        .text("server_address", flags.server_address.as_deref())
+        .number("server_port", flags.server_port)
+        .text("trust_domain", flags.trust_domain.as_deref())
+        .text("socket_path", flags.socket_path.as_deref())
+        .switch("disable_workload_api", flags.disable_workload_api)
+        .text("trust_bundle_path", flags.trust_bundle.as_deref())
+        .text("trust_bundle_url", flags.trust_bundle_url.as_deref())
+        .text("trust_bundle_format", flags.trust_bundle_format.as_deref())
+        .switch(
+            "allow_unauthenticated_verifiers",
+            flags.allow_unauthenticated_verifiers,
+        )
+        .switch("insecure_bootstrap", flags.insecure_bootstrap)
+        .text("rebootstrap_mode", flags.rebootstrap_mode.as_deref())
+        .text("rebootstrap_delay", flags.rebootstrap_delay.as_deref())
 }
 
 /// Returns a setting unless it is absent or empty, which SPIRE does not tell apart.
@@ -378,7 +353,7 @@ fn check_supported(agent: &AgentSection, unsupported: &mut Unsupported<'_>) {
                 limits.fetch_secrets,
             ]
             .iter()
-            .any(|limit| *limit > 0),
+            .any(|limit| limit.is_some_and(|limit| limit > 0)),
             "agent.experimental.ratelimit",
         ),
         (experimental.broker.is_some(), "agent.experimental.broker"),

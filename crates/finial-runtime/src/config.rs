@@ -1,11 +1,14 @@
 //! Configuration files: reading, checking, decoding.
 //!
-//! [`load`] reads a file into a [`hcl::Table`]; [`hcl::decode`] turns tables into structs and reports the keys that no
-//! struct has. What is wrong with a file is said with its line, before anything runs.
+//! [`load`] reads a file; [`read`] checks it by Go's strict rules, refuses keys that nobody knows, and puts the
+//! environment and the flags over one section through the `config` crate. What is wrong with a file is said with its
+//! line, before anything runs.
 
 pub mod duration;
 mod expand;
+mod format;
 pub mod hcl;
+mod layers;
 mod plugins;
 pub mod sections;
 
@@ -15,6 +18,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use expand::expand_env;
+pub use format::Hcl;
+pub use hcl::whole_number;
+pub use layers::{Overrides, Settings, environment, read};
 pub use plugins::{PluginConfig, PluginsError, plugins};
 pub use sections::{ConfigError, HealthConfig};
 
@@ -47,8 +53,37 @@ pub enum LoadError {
     },
 }
 
+/// A configuration file that was read and parsed.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    text: String,
+    table: Table,
+}
+
+impl ConfigFile {
+    /// Parses the text of a file; `path` names it in errors.
+    pub fn parse(path: &Path, text: impl Into<String>) -> Result<Self, LoadError> {
+        let text = text.into();
+        let table = hcl::parse(&text).map_err(|source| LoadError::Decode {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            text,
+            table,
+        })
+    }
+
+    /// Returns the items of the file, in order.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+}
+
 /// Reads a configuration file. With `expand`, `$NAME` and `${NAME}` are replaced from the environment first.
-pub fn load(path: &Path, expand: bool) -> Result<Table, LoadError> {
+pub fn load(path: &Path, expand: bool) -> Result<ConfigFile, LoadError> {
     let text = std::fs::read_to_string(path).map_err(|source| {
         if source.kind() == io::ErrorKind::NotFound {
             LoadError::NotFound {
@@ -66,10 +101,7 @@ pub fn load(path: &Path, expand: bool) -> Result<Table, LoadError> {
     } else {
         text
     };
-    hcl::parse(&text).map_err(|source| LoadError::Decode {
-        path: path.to_owned(),
-        source,
-    })
+    ConfigFile::parse(path, text)
 }
 
 /// Keys that no section has; displayed one per line, so that an operator can mend them all at once.

@@ -1,4 +1,4 @@
-//! The server's configuration: the file, the flags over it, and every default resolved.
+//! The server's configuration: the file, the environment and the flags over it, and every default resolved.
 //!
 //! Checks run in SPIRE's order and answer in SPIRE's words. What SPIRE has and finial does not is refused with the line
 //! it stands on, unless its effect already holds; `docs/reference/config.md` lists every key.
@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use finial_pki::key::KeyKind;
 use finial_pki::x509::SubjectName;
-use finial_runtime::config::hcl::{self, Table};
 use finial_runtime::config::sections::{
-    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration, split_unknown,
+    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration,
 };
 use finial_runtime::config::{
-    self, ConfigError, HealthConfig, PluginConfig, plugins, refuse_unknown,
+    self, ConfigError, ConfigFile, HealthConfig, Overrides, PluginConfig, Settings,
 };
 use finial_runtime::log::LogConfig;
 use spiffe_types::id::{SpiffeId, TrustDomain};
@@ -126,7 +125,7 @@ pub struct PruneAgents {
     pub include_tofu: bool,
 }
 
-/// The flags of `run` and `validate`. They win over the file; one that is empty, zero or false counts as not given.
+/// The flags of `run` and `validate`. They win over the file and the environment; one that is empty, zero or false counts as not given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The configuration file.
@@ -161,25 +160,40 @@ impl Config {
             .as_deref()
             .filter(|path| !path.as_os_str().is_empty())
             .unwrap_or_else(|| Path::new(DEFAULT_CONFIG_PATH));
-        Self::from_table(&config::load(path, flags.expand_env)?, flags)
+        let file = config::load(path, flags.expand_env)?;
+        Self::resolve(&file, &config::environment(), flags)
     }
 
-    /// Resolves a file that was already parsed.
-    pub fn from_table(table: &Table, flags: &Flags) -> Result<Self, ConfigError> {
-        let (file, mut unknown): (File, _) =
-            hcl::decode(table, "").map_err(|source| ConfigError::Decode { source })?;
-        let plugins = plugins(table, &mut unknown)?;
-        let mut server = file.server.unwrap_or_default();
-        merge(&mut server, flags);
-        check_required(table, &server, plugins.is_some(), flags)?;
-        let mut lenient = LENIENT.to_vec();
-        lenient.extend(LENIENT_TELEMETRY);
-        let (unknown, mut warnings) = split_unknown(unknown, &lenient);
-        refuse_unknown(unknown)?;
+    /// Resolves a file that was already read, with the variables and flags that stand over it.
+    pub fn resolve(
+        file: &ConfigFile,
+        environment: &[(String, String)],
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
+        let overrides = overrides(environment, flags);
+        let lenient = [LENIENT.as_slice(), &LENIENT_TELEMETRY].concat();
+        let Settings {
+            file:
+                File {
+                    server: in_file,
+                    telemetry,
+                    health_checks,
+                    ..
+                },
+            section: server,
+            plugins,
+            mut warnings,
+        } = config::read::<File, ServerSection>(file, &overrides, &lenient)?;
+        if in_file.is_none() && overrides.is_empty() && *flags == Flags::default() {
+            return Err(ConfigError::Missing {
+                what: "server section",
+            });
+        }
+        check_required(&server, plugins.is_some())?;
 
-        let mut unsupported = Unsupported::new(table);
+        let mut unsupported = Unsupported::new(file.table());
         check_supported(&server, &mut unsupported);
-        file.telemetry.check(&mut unsupported);
+        telemetry.check(&mut unsupported);
         let (datastore, plugins) = split_plugins(plugins.unwrap_or_default(), &mut unsupported)?;
         unsupported.finish()?;
 
@@ -187,7 +201,7 @@ impl Config {
             &server,
             datastore,
             plugins,
-            file.health_checks.resolve()?,
+            health_checks.resolve()?,
             &mut warnings,
         )?;
         Ok(Self { warnings, ..config })
@@ -201,24 +215,18 @@ impl Config {
     }
 }
 
-/// Puts the flags over the file.
-fn merge(server: &mut ServerSection, flags: &Flags) {
-    let over = |target: &mut Option<String>, flag: &Option<String>| {
-        if let Some(value) = flag.as_ref().filter(|value| !value.is_empty()) {
-            *target = Some(value.clone());
-        }
-    };
-    over(&mut server.bind_address, &flags.bind_address);
-    over(&mut server.data_dir, &flags.data_dir);
-    over(&mut server.log_file, &flags.log_file);
-    over(&mut server.log_format, &flags.log_format);
-    over(&mut server.log_level, &flags.log_level);
-    over(&mut server.trust_domain, &flags.trust_domain);
-    over(&mut server.socket_path, &flags.socket_path);
-    if let Some(port) = flags.server_port.filter(|port| *port != 0) {
-        server.bind_port = Some(port);
-    }
-    server.log_source_location |= flags.log_source_location;
+/// What stands over the `server` section of the file.
+fn overrides(environment: &[(String, String)], flags: &Flags) -> Overrides {
+    Overrides::new("server", environment)
+        .text("bind_address", flags.bind_address.as_deref())
+        .number("bind_port", flags.server_port)
+        .text("data_dir", flags.data_dir.as_deref())
+        .text("log_file", flags.log_file.as_deref())
+        .text("log_format", flags.log_format.as_deref())
+        .text("log_level", flags.log_level.as_deref())
+        .switch("log_source_location", flags.log_source_location)
+        .text("trust_domain", flags.trust_domain.as_deref())
+        .text("socket_path", flags.socket_path.as_deref())
 }
 
 /// Returns a setting unless it is absent or empty, which SPIRE does not tell apart.
@@ -226,16 +234,8 @@ fn given(value: Option<&String>) -> Option<&str> {
     value.map(String::as_str).filter(|value| !value.is_empty())
 }
 
-fn check_required(
-    table: &Table,
-    server: &ServerSection,
-    has_plugins: bool,
-    flags: &Flags,
-) -> Result<(), ConfigError> {
+fn check_required(server: &ServerSection, has_plugins: bool) -> Result<(), ConfigError> {
     let missing = |what| Err(ConfigError::Missing { what });
-    if table.find_all("server").next().is_none() && *flags == Flags::default() {
-        return missing("server section");
-    }
     if given(server.trust_domain.as_ref()).is_none() {
         return missing("trust_domain");
     }

@@ -1,6 +1,7 @@
 //! The configuration file as it is written. Every key of SPIRE's is here, so that one that means nothing is a typo.
 
 use finial_runtime::config::sections::{HealthSection, TelemetrySection};
+use finial_runtime::config::whole_number;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -25,6 +26,7 @@ pub(super) struct AgentSection {
     pub(super) data_dir: Option<String>,
     pub(super) trust_domain: Option<String>,
     pub(super) server_address: Option<String>,
+    #[serde(deserialize_with = "whole_number")]
     pub(super) server_port: Option<i64>,
     pub(super) socket_path: Option<String>,
     pub(super) admin_socket_path: Option<String>,
@@ -51,13 +53,15 @@ pub(super) struct AgentSection {
     pub(super) allow_unauthenticated_verifiers: bool,
     pub(super) allowed_foreign_jwt_claims: Vec<String>,
     pub(super) availability_target: Option<String>,
+    #[serde(deserialize_with = "whole_number")]
     pub(super) x509_svid_cache_max_size: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
     pub(super) jwt_svid_cache_max_size: Option<i64>,
     pub(super) authorized_delegates: Vec<String>,
     pub(super) profiling_enabled: bool,
-    #[serde(rename = "profiling_port")]
+    #[serde(rename = "profiling_port", deserialize_with = "whole_number")]
     _profiling_port: Option<i64>,
-    #[serde(rename = "profiling_freq")]
+    #[serde(rename = "profiling_freq", deserialize_with = "whole_number")]
     _profiling_freq: Option<i64>,
     #[serde(rename = "profiling_names")]
     _profiling_names: Vec<String>,
@@ -91,10 +95,16 @@ pub(super) struct ExperimentalSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct RateLimitSection {
-    pub(super) fetch_x509_svid: i64,
-    pub(super) fetch_jwt_svid: i64,
-    pub(super) fetch_x509_bundles: i64,
-    pub(super) fetch_jwt_bundles: i64,
-    pub(super) stream_secrets: i64,
-    pub(super) fetch_secrets: i64,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) fetch_x509_svid: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) fetch_jwt_svid: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) fetch_x509_bundles: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) fetch_jwt_bundles: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) stream_secrets: Option<i64>,
+    #[serde(deserialize_with = "whole_number")]
+    pub(super) fetch_secrets: Option<i64>,
 }

@@ -32,7 +32,16 @@ plugins {
 "#;
 
 fn load(text: &str) -> Result<Config, ConfigError> {
-    Config::from_table(&hcl::parse(text).unwrap(), &Flags::default())
+    load_with(text, &[], &Flags::default())
+}
+
+fn load_with(
+    text: &str,
+    environment: &[(String, String)],
+    flags: &Flags,
+) -> Result<Config, ConfigError> {
+    let file = ConfigFile::parse("agent.conf".as_ref(), text).unwrap();
+    Config::resolve(&file, environment, flags)
 }
 
 fn error(text: &str) -> String {
@@ -68,10 +77,29 @@ fn a_token_given_as_a_flag_wins_and_is_never_printed() {
         join_token: Some(JoinToken::new("secret")),
         ..Flags::default()
     };
-    let table = hcl::parse(&lab_with("join_token = \"old\"")).unwrap();
-    let config = Config::from_table(&table, &flags).unwrap();
+    let environment = [("FINIAL_AGENT_JOIN_TOKEN".into(), "older".into())];
+    let config = load_with(&lab_with("join_token = \"old\""), &environment, &flags).unwrap();
     assert_eq!(config.join_token.as_ref().unwrap().reveal(), "secret");
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn variables_of_the_environment_win_over_the_file() {
+    let environment = [
+        ("FINIAL_AGENT_SERVER_PORT".into(), "8443".into()),
+        ("FINIAL_AGENT_SERVER_ADDRESS".into(), "spire.example".into()),
+    ];
+    let config = load_with(LAB, &environment, &Flags::default()).unwrap();
+    assert_eq!(config.server_address, "spire.example");
+    assert_eq!(config.server_port, 8443);
+}
+
+#[test]
+fn a_misspelt_required_key_is_named_rather_than_missed() {
+    assert_eq!(
+        error(&LAB.replace("trust_domain", "trust_domian")),
+        "unknown configuration detected: line 9: unknown key \"trust_domian\" in agent; did you mean \"trust_domain\"?"
+    );
 }
 
 #[test]

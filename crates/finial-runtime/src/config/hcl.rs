@@ -16,7 +16,8 @@ mod scan;
 use std::fmt::{self, Display};
 
 pub(crate) use parse::integer;
-use serde::de::DeserializeOwned;
+use serde::Deserializer;
+use serde::de::{self, DeserializeOwned, Visitor};
 use thiserror::Error;
 
 /// How deep blocks and lists may nest.
@@ -169,4 +170,37 @@ pub fn decode_merged<T: DeserializeOwned>(
     section: &str,
 ) -> Result<(T, Vec<UnknownKey>), HclError> {
     decode::decode(tables, section)
+}
+
+/// Returns the keys of `table` that `T` does not have, whatever the values are.
+pub fn unknown_keys<T: DeserializeOwned>(table: &Table, section: &str) -> Vec<UnknownKey> {
+    decode::unknown_keys::<T>(table, section)
+}
+
+/// Reads an optional whole number, which may be quoted; for fields that are read by other decoders than [`decode`] too,
+/// so that `"0x1f91"` means the same to all.
+pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    deserializer.deserialize_any(WholeNumber).map(Some)
+}
+
+struct WholeNumber;
+
+impl Visitor<'_> for WholeNumber {
+    type Value = i64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<i64, E> {
+        Ok(value)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<i64, E> {
+        integer(text).ok_or_else(|| {
+            E::custom(format_args!(
+                "expected a whole number, found the string {text:?}"
+            ))
+        })
+    }
 }

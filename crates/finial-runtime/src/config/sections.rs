@@ -23,6 +23,12 @@ pub enum ConfigError {
         /// Where and why.
         source: HclError,
     },
+    /// What the environment says cannot be put over the file.
+    #[error("unable to apply the environment")]
+    Layers {
+        /// Which key, and why.
+        source: config::ConfigError,
+    },
     /// The file has keys that nothing reads.
     #[error(transparent)]
     Unknown(#[from] UnknownKeysError),

@@ -1,6 +1,7 @@
 //! The configuration file as it is written. Every key of SPIRE's is here, so that one that means nothing is a typo.
 
 use finial_runtime::config::sections::{HealthSection, TelemetrySection};
+use finial_runtime::config::whole_number;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -26,6 +27,7 @@ pub(super) struct ServerSection {
     pub(super) agent_ttl: Option<String>,
     pub(super) audit_log_enabled: bool,
     pub(super) bind_address: Option<String>,
+    #[serde(deserialize_with = "whole_number")]
     pub(super) bind_port: Option<i64>,
     pub(super) ca_key_type: Option<String>,
     pub(super) ca_subject: Option<CaSubjectSection>,
@@ -46,14 +48,15 @@ pub(super) struct ServerSection {
     pub(super) log_source_location: bool,
     pub(super) max_attested_node_info_staleness: Option<String>,
     pub(super) profiling_enabled: bool,
-    #[serde(rename = "profiling_port")]
+    #[serde(rename = "profiling_port", deserialize_with = "whole_number")]
     _profiling_port: Option<i64>,
-    #[serde(rename = "profiling_freq")]
+    #[serde(rename = "profiling_freq", deserialize_with = "whole_number")]
     _profiling_freq: Option<i64>,
     #[serde(rename = "profiling_names")]
     _profiling_names: Vec<String>,
     pub(super) proxy_protocol_trusted_cidrs: Vec<String>,
     pub(super) prune_attested_nodes_expired_for: Option<String>,
+    #[serde(deserialize_with = "whole_number")]
     pub(super) prune_attested_nodes_batch_size: Option<i64>,
     pub(super) prune_tofu_nodes: bool,
     pub(super) ratelimit: RateLimitSection,

@@ -32,7 +32,16 @@ plugins {
 "#;
 
 fn load(text: &str) -> Result<Config, ConfigError> {
-    Config::from_table(&hcl::parse(text).unwrap(), &Flags::default())
+    load_with(text, &[], &Flags::default())
+}
+
+fn load_with(
+    text: &str,
+    environment: &[(String, String)],
+    flags: &Flags,
+) -> Result<Config, ConfigError> {
+    let file = ConfigFile::parse("server.conf".as_ref(), text).unwrap();
+    Config::resolve(&file, environment, flags)
 }
 
 fn error(text: &str) -> String {
@@ -68,15 +77,20 @@ fn a_file_written_for_spire_loads_unchanged() {
 }
 
 #[test]
-fn flags_win_over_the_file_unless_they_are_empty() {
+fn flags_win_over_the_environment_and_the_file_unless_they_are_empty() {
+    let environment = [
+        ("FINIAL_SERVER_TRUST_DOMAIN".into(), "env.org".into()),
+        ("FINIAL_SERVER_DATA_DIR".into(), "/env".into()),
+    ];
     let flags = Flags {
         trust_domain: Some("other.org".into()),
         server_port: Some(0),
         log_level: Some(String::new()),
         ..Flags::default()
     };
-    let config = Config::from_table(&hcl::parse(LAB).unwrap(), &flags).unwrap();
+    let config = load_with(LAB, &environment, &flags).unwrap();
     assert_eq!(config.trust_domain.as_str(), "other.org");
+    assert_eq!(config.data_dir, Path::new("/env"));
     assert_eq!(config.bind_address.port(), 8081);
     assert_eq!(config.log.level, Level::Debug);
 }
@@ -136,6 +150,18 @@ fn every_unknown_key_is_named_with_its_line() {
         "unknown configuration detected\n  \
          line 3: unknown key \"trustdomain\" in server; did you mean \"trust_domain\"?\n  \
          line 4: unknown key \"ca_tll\" in server; did you mean \"ca_ttl\"?"
+    );
+}
+
+#[test]
+fn a_misspelt_required_key_is_named_rather_than_missed() {
+    assert_eq!(
+        error(&LAB.replace("trust_domain", "trust_domian")),
+        "unknown configuration detected: line 6: unknown key \"trust_domian\" in server; did you mean \"trust_domain\"?"
+    );
+    assert_eq!(
+        error(&LAB.replace("plugins {", "plugns {")),
+        "unknown configuration detected: line 11: unknown key \"plugns\" at the top of the file; did you mean \"plugins\"?"
     );
 }
 

@@ -24,7 +24,7 @@ use finial_proto::pb::spire::api::server::entry::v1 as entry_pb;
 use finial_proto::pb::spire::api::server::entry::v1::entry_client::EntryClient;
 use finial_proto::pb::spire::api::server::svid::v1::svid_client::SvidClient;
 use finial_proto::pb::spire::api::types;
-use finial_runtime::config::{PluginConfig, hcl};
+use finial_runtime::config::{ConfigFile, PluginConfig};
 use finial_server::config::{Config, Flags};
 use finial_server::server::Server;
 use spiffe_types::bundle::Bundle;
@@ -107,8 +107,12 @@ impl Settings<'_> {
             {sections}
             "#
         );
-        let mut config =
-            Config::from_table(&hcl::parse(&text).unwrap(), &Flags::default()).unwrap();
+        let mut config = Config::resolve(
+            &ConfigFile::parse("server.conf".as_ref(), text).unwrap(),
+            &[],
+            &Flags::default(),
+        )
+        .unwrap();
         config.bind_address.set_port(0);
         config
     }

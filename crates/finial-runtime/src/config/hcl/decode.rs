@@ -17,16 +17,29 @@ pub(super) fn decode<T: DeserializeOwned>(
     tables: &[&Table],
     section: &str,
 ) -> Result<(T, Vec<UnknownKey>), HclError> {
+    let (value, unknown) = read(tables, section);
+    Ok((value?, unknown))
+}
+
+pub(super) fn unknown_keys<T: DeserializeOwned>(table: &Table, section: &str) -> Vec<UnknownKey> {
+    let (_, unknown) = read::<T>(&[table], section);
+    unknown
+}
+
+fn read<T: DeserializeOwned>(
+    tables: &[&Table],
+    section: &str,
+) -> (Result<T, HclError>, Vec<UnknownKey>) {
     let unknown = RefCell::new(Vec::new());
     let value = T::deserialize(Tables {
         merged: tables.to_vec(),
         position: Position { line: 1, column: 1 },
         path: section.to_owned(),
         unknown: &unknown,
-    })?;
+    });
     let mut unknown = unknown.into_inner();
     unknown.sort_by_key(|key: &UnknownKey| key.position);
-    Ok((value, unknown))
+    (value, unknown)
 }
 
 /// Field names match without regard to case, as in Go.
