@@ -1,9 +1,14 @@
 #!/bin/sh
 # Brings the lab up and shows the proof.
 #
-#   lab.sh up      build, start, wait until everything is healthy, then show the proof
-#   lab.sh proof   show the proof again
-#   lab.sh down    stop, and keep what is stored; `lab.sh clean` forgets it too
+#   lab.sh up               start (images are built if they are missing), wait for the first answer, then show the proof
+#   lab.sh proof            show the proof again
+#   lab.sh traffic MINUTES  watch agent_a's calls that long: none may fail, and identities must rotate
+#   lab.sh restarts         restart workloads, agent and server in turn; each time all must heal without a hand
+#   lab.sh down             stop, and keep what is stored; `lab.sh clean` forgets it too
+#
+# With the agent's access to Docker through a socket proxy:
+#   COMPOSE_FILE=docker-compose.yaml:socket-proxy.yaml lab.sh up
 set -eu
 cd "$(dirname "$0")"
 socket=--socket=/run/spire/agent/public/api.sock
@@ -12,44 +17,74 @@ step() {
     printf '\n== %s\n' "$1"
 }
 
+ask() {
+    docker compose exec -T agent-a python mtls_client.py "$socket" --target=agent-b:8443 --message="$@"
+}
+
+# Judges the calls that agent_a made since a moment, or `--answered`: only tells whether there is one.
+judge() {
+    since=$1
+    shift
+    docker compose --ansi never logs --no-log-prefix --since "$since" agent-a | docker compose exec -T agent-b python traffic.py "$@"
+}
+
+answered() {
+    tries=60
+    until judge "$1" --answered 2>/dev/null; do
+        tries=$((tries - 1))
+        if [ "$tries" -eq 0 ]; then
+            docker compose ps --all
+            docker compose logs --tail=20 server agent agent-a agent-b
+            echo "lab.sh: no answer within a minute; the logs above say why" >&2
+            exit 1
+        fi
+        sleep 1
+    done
+}
+
 proof() {
     step "agent_a asks agent_b, each known to the other by SPIFFE ID"
-    docker compose exec -T agent-a python mtls_client.py "$socket" --target=agent-b:8443 \
-        --expect=spiffe://example.org/agent_b --message=proof
+    ask proof --expect=spiffe://example.org/agent_b
     step "the same, with agent_b known by the DNS name of its entry"
-    docker compose exec -T agent-a python mtls_client.py "$socket" --target=agent-b:8443 \
-        --expect=spiffe://example.org/agent_b --dns=agent-b --message=proof
+    ask proof --expect=spiffe://example.org/agent_b --dns=agent-b
     step "agent_b must not be taken for somebody else"
-    docker compose exec -T agent-a python mtls_client.py "$socket" --target=agent-b:8443 \
-        --expect=spiffe://example.org/somebody --message=proof --refused
+    ask proof --expect=spiffe://example.org/somebody --refused
     step "a container without an entry is refused"
     docker compose run --rm -T stranger
-    step "agent_a's identity rotates under traffic"
+    step "agent_a's identity rotates"
     docker compose exec -T agent-a python x509_watch.py "$socket" --rotations=1 --expect-id=spiffe://example.org/agent_a
+}
+
+restarts() {
+    for service in agent-a agent-b agent server; do
+        step "restarting $service"
+        docker compose restart "$service"
+        since=$(date +%s)
+        answered "$since"
+        echo "healed in $(($(date +%s) - since)) s"
+    done
 }
 
 case ${1:-up} in
     up)
-        docker compose up -d --build
+        since=$(date +%s)
+        docker compose up -d
         step "waiting for the first answer"
-        tries=60
-        until docker compose logs --no-log-prefix agent-a 2>/dev/null | grep -q "successfully received and validated"; do
-            tries=$((tries - 1))
-            if [ "$tries" -eq 0 ]; then
-                docker compose ps --all
-                docker compose logs --tail=20 server agent agent-a agent-b
-                echo "lab.sh: no answer within two minutes; the logs above say why" >&2
-                exit 1
-            fi
-            sleep 2
-        done
+        answered "$since"
         proof
+        step "took $(($(date +%s) - since)) s"
         ;;
     proof) proof ;;
+    traffic)
+        since=$(date +%s)
+        sleep "$((${2:-5} * 60))"
+        judge "$since" --rotations="${2:-5}"
+        ;;
+    restarts) restarts ;;
     down) docker compose --profile proof down ;;
     clean) docker compose --profile proof down --volumes ;;
     *)
-        echo "usage: $0 [up|proof|down|clean]" >&2
+        echo "usage: $0 [up|proof|traffic MINUTES|restarts|down|clean]" >&2
         exit 64
         ;;
 esac
