@@ -65,7 +65,10 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_token_the_operator_is_told() {
-        let error = JoinTokenAttestor { token: None }.payload().await.unwrap_err();
+        let error = JoinTokenAttestor { token: None }
+            .payload()
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "join token was not provided");
     }
 }

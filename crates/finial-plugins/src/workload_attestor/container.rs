@@ -84,14 +84,29 @@ pub fn cgroups(workload: &Workload, verbose: bool) -> Result<Vec<String>, Locate
 /// Finds the container of `workload`.
 pub fn locate(workload: &Workload, verbose: bool) -> Result<Location, LocateError> {
     let cgroups = cgroups(workload, verbose)?;
-    let mut container = merge(&cgroups)?;
-    if container.is_none() && cgroups.iter().all(|path| is_hidden(path)) {
+    place(cgroups, || {
         let roots = match optional(workload.read_text("mountinfo", MOUNTINFO_LIMIT_BYTES))? {
             Some(content) => cgroup_mount_roots(&content)?,
             None => Vec::new(),
         };
         log_rows(verbose, "PID mount enumerated", &roots);
-        container = merge(&roots)?;
+        Ok(roots)
+    })
+}
+
+/// Finds the container of a process by the contents of its files.
+#[cfg(fuzzing)]
+pub fn locate_in(cgroup: &str, mountinfo: &str) -> Result<Location, LocateError> {
+    place(cgroup_paths(cgroup)?, || cgroup_mount_roots(mountinfo))
+}
+
+fn place(
+    cgroups: Vec<String>,
+    mount_roots: impl FnOnce() -> Result<Vec<String>, LocateError>,
+) -> Result<Location, LocateError> {
+    let mut container = merge(&cgroups)?;
+    if container.is_none() && cgroups.iter().all(|path| is_hidden(path)) {
+        container = merge(&mount_roots()?)?;
     }
     Ok(Location { container, cgroups })
 }

@@ -42,6 +42,10 @@ fn map(file: &str, table: &Table) -> Map<String, Value> {
 fn value(file: &str, node: &Node) -> Value {
     let kind = match &node.value {
         hcl::Value::String(text) => ValueKind::String(text.clone()),
+        // Other spellings stay texts, since `0x10` may be meant as one; `whole_number` reads them as numbers.
+        hcl::Value::Integer(number, text) if number.to_string() != *text => {
+            ValueKind::String(text.clone())
+        }
         hcl::Value::Integer(number, _) => ValueKind::I64(*number),
         hcl::Value::Float(number) => ValueKind::Float(*number),
         hcl::Value::Bool(value) => ValueKind::Boolean(*value),

@@ -305,8 +305,10 @@ mod tests {
 
     #[test]
     fn a_file_alone_means_what_gos_decoder_makes_of_it() {
-        let settings = read_with(FILE, &[("FINIAL_SERVER_DATA_DIR", "")], |none| none).unwrap();
+        let file = FILE.replace("\"file\"", "0x10");
+        let settings = read_with(&file, &[("FINIAL_SERVER_DATA_DIR", "")], |none| none).unwrap();
         assert_eq!(settings.section.bind_port, Some(8));
+        assert_eq!(settings.section.data_dir.as_deref(), Some("0x10"));
         assert_eq!(settings.file.server, Some(settings.section));
     }
 

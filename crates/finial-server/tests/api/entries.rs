@@ -18,7 +18,7 @@ async fn a_write_is_seen_by_the_agent_at_once_and_says_its_revision() {
     let revision = response.metadata().get("finial-revision").cloned();
     assert!(revision.unwrap().to_str().unwrap().parse::<u64>().unwrap() > 0);
     let id = response.into_inner().results[0].entry.clone().unwrap().id;
-    assert_eq!(agent.authorized().await, [id.clone()]);
+    assert_eq!(agent.authorized().await, std::slice::from_ref(&id));
 
     let request = pb::BatchDeleteEntryRequest {
         ids: vec![id, "none".to_owned(), String::new()],
