@@ -4,6 +4,7 @@
 //! directory service. So answers are kept for [`KEPT_FOR`], which bounds how long a renamed user goes by the old name.
 
 use std::collections::HashMap;
+use std::fs;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -94,14 +95,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 // A missing database is an error of the lookup; for the caller it is a missing name.
+//
+// A static program asks the files only: what nsswitch.conf may name beside them (systemd, LDAP) are shared libraries, and the C library
+// crashes in them when the program itself is static.
 fn user_name(uid: u32) -> Name {
+    if IS_STATIC {
+        return named_in(&fs::read_to_string("/etc/passwd").ok()?, uid);
+    }
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten()?;
     Some(user.name.into())
 }
 
 fn group_name(gid: u32) -> Name {
+    if IS_STATIC {
+        return named_in(&fs::read_to_string("/etc/group").ok()?, gid);
+    }
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten()?;
     Some(group.name.into())
+}
+
+/// Finds the name of `id` in a file in the form of `passwd(5)` or `group(5)`: name, password and id come first.
+fn named_in(content: &str, id: u32) -> Name {
+    content.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let found: u32 = fields.nth(1)?.parse().ok()?;
+        (found == id).then(|| name.into())
+    })
 }
 
 #[derive(Debug)]
@@ -135,10 +155,18 @@ impl<K: Eq + Hash> Kept<K> {
 const KEPT_FOR: Duration = Duration::from_secs(5);
 /// How many answers are kept; more ids than a busy host has in five seconds.
 const KEPT_AT_MOST: usize = 4096;
+const IS_STATIC: bool = cfg!(target_feature = "crt-static");
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_found_in_a_file_and_odd_lines_are_passed_over() {
+        let content = "root:x:0:0:root:/root:/bin/sh\n+\n:x:7::\nbroken:x:seven:\n\nweb:x:7:7::/:\n";
+        assert_eq!(named_in(content, 7), Some("web".into()));
+        assert_eq!(named_in(content, 8), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_asked_for_again_once_it_is_old() {
