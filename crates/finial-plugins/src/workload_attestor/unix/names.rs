@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn a_name_is_found_in_a_file_and_odd_lines_are_passed_over() {
-        let content = "root:x:0:0:root:/root:/bin/sh\n+\n:x:7::\nbroken:x:seven:\n\nweb:x:7:7::/:\n";
+        let content =
+            "root:x:0:0:root:/root:/bin/sh\n+\n:x:7::\nbroken:x:seven:\n\nweb:x:7:7::/:\n";
         assert_eq!(named_in(content, 7), Some("web".into()));
         assert_eq!(named_in(content, 8), None);
     }
