@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: PyPI `spiffe` and grpcio, crates.io `spiffe`, go-spiffe, openssl.
+//! Clients that nobody here wrote: `PyPI`'s `spiffe` and grpcio, crates.io `spiffe`, go-spiffe, openssl.
 
 use std::path::Path;
 use std::process::Command;
@@ -123,7 +123,7 @@ fn two_python_programs_talk_mutual_tls_with_their_svids() {
         &served.id,
     ]);
     let mut server = run("mtls server", &served, &mut command);
-    server.wait_for("\"listening\"", Duration::from_secs(60));
+    server.wait_for("\"listening\"", Duration::from_mins(1));
     let line: serde_json::Value = server
         .output()
         .lines()
@@ -147,7 +147,7 @@ fn two_python_programs_talk_mutual_tls_with_their_svids() {
             .args(flags);
         let mut client = run("mtls client", &served, &mut command);
         assert!(
-            client.wait(Duration::from_secs(60)).success(),
+            client.wait(Duration::from_mins(1)).success(),
             "{}",
             client.output()
         );
@@ -175,7 +175,7 @@ fn c_core_clients_are_served_on_both_sockets_and_hostile_ones_are_refused() {
         .args(["--expect", "1", "list"]);
     let mut admin = run("admin client", &served, &mut command);
     assert!(
-        admin.wait(Duration::from_secs(60)).success(),
+        admin.wait(Duration::from_mins(1)).success(),
         "{}",
         admin.output()
     );
@@ -187,7 +187,7 @@ fn c_core_clients_are_served_on_both_sockets_and_hostile_ones_are_refused() {
         .args(["--seed", "1"]);
     let mut hostile = run("hostile client", &served, &mut command);
     assert!(
-        hostile.wait(Duration::from_secs(120)).success(),
+        hostile.wait(Duration::from_mins(2)).success(),
         "{}",
         hostile.output()
     );
