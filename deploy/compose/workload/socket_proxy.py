@@ -13,8 +13,8 @@ import socket
 import socketserver
 import sys
 
-# An id or a name, percent-escapes included, but no dots alone: a path must mean the same to the engine as to this program.
-WORD = r"(?!\.{1,2}[/?]|\.{1,2}$)(?:[A-Za-z0-9_.:@+-]|%[0-9A-Fa-f]{2})+"
+# An id or a name; of escapes only those of colon and at, and no dots alone: a path must mean to the engine what it means here.
+WORD = r"(?!\.{1,2}[/?]|\.{1,2}$)(?:[A-Za-z0-9_.:@+-]|%3[Aa]|%40)+"
 ALLOWED = re.compile(
     rf"(?:/v1\.\d+)?/(?:_ping|version|containers/json|images/json|containers/{WORD}/json|images/(?:{WORD}/){{1,8}}json)(?:\?[^\s#]*)?"
 )
