@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub use self::error::AgentError;
 use self::health::checks;
 use self::manager::Manager;
+use crate::api::debug::DebugService;
+use crate::api::explain::{ExplainParts, ExplainService};
 use crate::api::workload::{WorkloadApi, WorkloadApiOptions};
 use crate::attestation::bootstrap::Bootstrap;
 use crate::attestation::storage::Storage;
@@ -30,12 +32,14 @@ use crate::cache::{Cache, Change};
 use crate::catalog::Catalog;
 use crate::config::{Config, RebootstrapMode};
 use crate::endpoints::Endpoints;
+use crate::endpoints::admin::AdminEndpoints;
 use crate::identity::keys::AgentKeys;
 use crate::identity::rotation::Rotation;
 use crate::identity::{Identity, IdentityParts};
 use crate::link::Link;
 use crate::sync::fill::Filler;
 use crate::sync::{SyncParts, SyncStatus, Synchronizer};
+use crate::workload::UnseenCallers;
 use crate::workload::attest::Attestors;
 
 /// An agent that is ready to attest.
@@ -162,6 +166,10 @@ impl Agent {
         }
         let manager = self.manager(attested, rebootstrap_delay);
         let status = manager.status.clone();
+        let attestors = Arc::new(Attestors::new(self.catalog.workload_attestors.clone()));
+        let unseen = Arc::new(UnseenCallers::default());
+        // Before the first synchronization: an agent that does not get there is the one to be asked why.
+        self.serve_admin(group, &manager, &attestors, &unseen)?;
         group.spawn("manager", manager.run(stop.clone()));
         group.spawn("status", {
             let (link, stop) = (self.link.clone(), stop.clone());
@@ -176,7 +184,7 @@ impl Agent {
         tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            () = ready(&self.cache, status) => self.serve(group),
+            () = ready(&self.cache, status) => self.serve(group, attestors, unseen),
         }
     }
 
@@ -283,7 +291,46 @@ impl Agent {
         }
     }
 
-    fn serve(&self, group: &TaskGroup) -> anyhow::Result<()> {
+    fn serve_admin(
+        &self,
+        group: &TaskGroup,
+        manager: &Manager,
+        attestors: &Arc<Attestors>,
+        unseen: &Arc<UnseenCallers>,
+    ) -> anyhow::Result<()> {
+        let Some(path) = &self.config.admin_socket_path else {
+            return Ok(());
+        };
+        let debug = DebugService::new(
+            self.cache.clone(),
+            Arc::clone(&manager.identity),
+            manager.status.clone(),
+            Arc::clone(&self.clock),
+        );
+        let explain = ExplainService::new(ExplainParts {
+            agent_id: manager.identity.current().svid.id().clone(),
+            server_address: self.link.address().to_owned(),
+            socket_path: self
+                .config
+                .workload_api
+                .then(|| self.config.socket_path.clone()),
+            cache: self.cache.clone(),
+            attestors: Arc::clone(attestors),
+            sync: manager.status.clone(),
+            unseen: Arc::clone(unseen),
+            clock: Arc::clone(&self.clock),
+        });
+        let endpoints = AdminEndpoints::bind(path, debug, explain)?;
+        group.spawn("admin endpoints", endpoints.serve(group.token()));
+        Ok(())
+    }
+
+    fn serve(
+        &self,
+        group: &TaskGroup,
+        attestors: Arc<Attestors>,
+        unseen: Arc<UnseenCallers>,
+    ) -> anyhow::Result<()> {
         if !self.config.workload_api {
             tracing::info!(
                 apis = "Workload API",
@@ -293,14 +340,14 @@ impl Agent {
         }
         let api = WorkloadApi::new(
             self.cache.clone(),
-            Arc::new(Attestors::new(self.catalog.workload_attestors.clone())),
+            attestors,
             Arc::clone(&self.clock),
             WorkloadApiOptions {
                 allow_unauthenticated_verifiers: self.config.allow_unauthenticated_verifiers,
                 log_selectors: self.config.log_selectors.clone(),
             },
         );
-        let endpoints = Endpoints::bind(&self.config.socket_path, Some(api))?;
+        let endpoints = Endpoints::bind(&self.config.socket_path, Some(api))?.with_unseen(unseen);
         group.spawn("endpoints", endpoints.serve(group.token()));
         Ok(())
     }

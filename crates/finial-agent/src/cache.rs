@@ -164,6 +164,11 @@ impl Cache {
         self.shared.lock().can_be_completed(selectors, may_be_true)
     }
 
+    /// The entry with this id.
+    pub fn entry(&self, id: &EntryId) -> Option<Arc<Entry>> {
+        self.shared.lock().entry(id)
+    }
+
     /// The bundle of the own trust domain.
     pub fn bundle(&self) -> Arc<Bundle> {
         self.shared.lock().own_bundle()

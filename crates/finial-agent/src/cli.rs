@@ -1,8 +1,12 @@
 //! The command line of the agent: SPIRE's commands, flags, output and exit codes.
 
+mod admin;
 mod client;
+mod debug;
+mod explain;
 mod fetch;
 mod health;
+mod logger;
 mod run;
 mod svids;
 mod watch;
@@ -39,10 +43,40 @@ pub const APP: App = App {
             run: watch::run,
         },
         Command {
+            name: "debug getinfo",
+            synopsis: "Prints debug information about the agent",
+            flags: debug::flags,
+            run: debug::getinfo,
+        },
+        Command {
+            name: "explain",
+            synopsis: "Says why a process has the identities it has, or none",
+            flags: explain::flags,
+            run: explain::run,
+        },
+        Command {
             name: "healthcheck",
             synopsis: "Determines agent health status",
             flags: health::flags,
             run: health::run,
+        },
+        Command {
+            name: "logger get",
+            synopsis: "Gets the logger details",
+            flags: logger::get_flags,
+            run: logger::get,
+        },
+        Command {
+            name: "logger reset",
+            synopsis: "Reset the logger details to launch level",
+            flags: logger::reset_flags,
+            run: logger::reset,
+        },
+        Command {
+            name: "logger set",
+            synopsis: "Sets the logger details",
+            flags: logger::set_flags,
+            run: logger::set,
         },
         Command {
             name: "run",

@@ -27,6 +27,8 @@ use crate::attestation::bootstrap::Source;
 
 /// Where `run` and `validate` look for the file.
 pub const DEFAULT_CONFIG_PATH: &str = "conf/agent/agent.conf";
+/// Where commands look for the admin socket; the agent has one only if it is configured.
+pub const DEFAULT_ADMIN_SOCKET_PATH: &str = "/tmp/spire-agent/private/admin.sock";
 /// Where workloads reach the agent.
 pub const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where workloads reach the agent; absolute.
     pub socket_path: PathBuf,
+    /// Where the operator reaches the agent; absolute.
+    pub admin_socket_path: Option<PathBuf>,
     /// Whether the Workload API is served.
     pub workload_api: bool,
     /// Whom the agent trusts before it has a bundle of its own.
@@ -315,7 +319,6 @@ fn check_supported(agent: &AgentSection, unsupported: &mut Unsupported<'_>) {
     let limits = &experimental.ratelimit;
     let set = |value: &Option<String>| given(value.as_ref()).is_some();
     for (is_set, path) in [
-        (set(&agent.admin_socket_path), "agent.admin_socket_path"),
         (
             !agent.authorized_delegates.is_empty(),
             "agent.authorized_delegates",
@@ -461,6 +464,8 @@ fn resolve(
         ConfigError::value(format!("could not parse trust_domain {name:?}"), source)
     })?;
     let socket_path = given(agent.socket_path.as_ref()).unwrap_or(DEFAULT_SOCKET_PATH);
+    let socket_path = absolute("socket_path", socket_path)?;
+    let admin_socket_path = admin_socket_path(agent, &socket_path)?;
     let host = given(agent.server_address.as_ref()).unwrap_or_default();
     let server_port = u16::try_from(agent.server_port.unwrap_or_default())
         .map_err(|source| ConfigError::value("could not parse server_port", source))?;
@@ -474,12 +479,8 @@ fn resolve(
         data_dir: given(agent.data_dir.as_ref())
             .unwrap_or(DEFAULT_DATA_DIR)
             .into(),
-        socket_path: std::path::absolute(socket_path).map_err(|source| {
-            ConfigError::value(
-                format!("failed to resolve socket_path {socket_path:?}"),
-                source,
-            )
-        })?,
+        socket_path,
+        admin_socket_path,
         workload_api: !agent.disable_workload_api,
         bootstrap,
         rebootstrap_mode,
@@ -496,6 +497,29 @@ fn resolve(
         health_checks,
         warnings: Vec::new(),
     })
+}
+
+fn absolute(key: &str, path: &str) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path)
+        .map_err(|source| ConfigError::value(format!("failed to resolve {key} {path:?}"), source))
+}
+
+/// Everybody may enter the directory of the public socket, so the admin socket has no place there.
+fn admin_socket_path(
+    agent: &AgentSection,
+    socket_path: &Path,
+) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(path) = given(agent.admin_socket_path.as_ref()) else {
+        return Ok(None);
+    };
+    let path = absolute("admin_socket_path", path)?;
+    let public = socket_path.parent().unwrap_or_else(|| Path::new("/"));
+    if !agent.disable_workload_api && path.starts_with(public) {
+        return Err(ConfigError::rule(
+            "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket",
+        ));
+    }
+    Ok(Some(path))
 }
 
 fn check_jwt_cache_hit_timeout(experimental: &ExperimentalSection) -> Result<(), ConfigError> {

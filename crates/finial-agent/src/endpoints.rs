@@ -1,14 +1,14 @@
-//! The public socket of the agent.
+//! The sockets of the agent: the public one, and in [`admin`] the operator's.
 //!
 //! Each connection is tied to its process the moment it is accepted, and served over HTTP/2 by a task of its own. Everything a
 //! connection holds is small: tens of thousands may be open, most of them waiting for the next rotation.
 
+pub mod admin;
 mod dispatch;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,7 +33,7 @@ use self::dispatch::{Dispatch, Services};
 pub use self::dispatch::{SECURITY_HEADER, SECURITY_HEADER_VALUE};
 use crate::api::health::HealthApi;
 use crate::api::workload::{WorkloadApi, WorkloadApiServer};
-use crate::workload::Caller;
+use crate::workload::{Caller, UnseenCallers};
 
 /// The public socket, listening.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub struct Endpoints {
     listener: UnixListener,
     path: PathBuf,
     services: Services,
+    unseen: Arc<UnseenCallers>,
 }
 
 impl Endpoints {
@@ -57,7 +58,14 @@ impl Endpoints {
             listener,
             path: path.to_owned(),
             services: services(path, workload_api)?,
+            unseen: Arc::default(),
         })
+    }
+
+    /// Counts callers it cannot see in `unseen`.
+    #[must_use]
+    pub fn with_unseen(self, unseen: Arc<UnseenCallers>) -> Self {
+        Self { unseen, ..self }
     }
 
     /// Returns where the endpoint listens.
@@ -75,7 +83,6 @@ impl Endpoints {
             "Starting agent APIs"
         );
         let room = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-        let blind = AtomicBool::new(false);
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -89,7 +96,7 @@ impl Endpoints {
             };
             match accepted {
                 Ok((socket, permit)) => {
-                    let Some(caller) = identify(&socket, &blind) else {
+                    let Some(caller) = identify(&socket, &self.unseen) else {
                         continue;
                     };
                     let dispatch = Dispatch::new(self.services.clone(), Arc::new(caller));
@@ -129,11 +136,12 @@ async fn accept(
 }
 
 /// Captures who connected. A process that is gone needs no answer; one that cannot be seen gets one for every call.
-fn identify(socket: &UnixStream, blind: &AtomicBool) -> Option<Caller> {
+fn identify(socket: &UnixStream, unseen: &UnseenCallers) -> Option<Caller> {
     let peer = Peer::capture(socket);
     if let Err(error) = &peer {
-        let again = matches!(error, CaptureError::ForeignPidNamespace { .. })
-            && blind.swap(true, Ordering::Relaxed);
+        // Each further one says the same: an operator who missed the first asks `explain`.
+        let again =
+            matches!(error, CaptureError::ForeignPidNamespace { uid } if unseen.note(*uid) > 0);
         if again {
             tracing::debug!(subsystem_name = SUBSYSTEM, error = %chain(error), "Connection failed during accept");
         } else {

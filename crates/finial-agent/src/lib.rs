@@ -14,5 +14,6 @@ pub mod endpoints;
 pub mod identity;
 pub mod link;
 pub mod rpc;
+pub mod socket;
 pub mod sync;
 pub mod workload;

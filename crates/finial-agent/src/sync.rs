@@ -63,12 +63,14 @@ impl Mode {
 }
 
 /// How synchronization stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncStatus {
     /// The calls in use.
     pub mode: Mode,
     /// When the agent last knew its state to be the server's; `None` before the first time.
     pub last_sync: Option<SystemTime>,
+    /// Why the last attempt failed; `None` once one succeeds.
+    pub last_error: Option<Arc<str>>,
 }
 
 /// What synchronization works with.
@@ -110,6 +112,7 @@ impl Synchronizer {
             status: watch::Sender::new(SyncStatus {
                 mode: Mode::Push,
                 last_sync: None,
+                last_error: None,
             }),
             failed: false,
             parts,
@@ -157,6 +160,9 @@ impl Synchronizer {
                 return Err(error);
             }
             self.failed = true;
+            let text = chain(&error).to_string();
+            self.status
+                .send_modify(|status| status.last_error = Some(text.into()));
             let synced = self.status.borrow().last_sync;
             if synced != before {
                 reconnect.reset();
@@ -228,8 +234,10 @@ impl Synchronizer {
     /// Notes that the agent's state is the server's.
     fn mark_synced(&mut self) {
         let now = self.parts.clock.now();
-        self.status
-            .send_modify(|status| status.last_sync = Some(now));
+        self.status.send_modify(|status| {
+            status.last_sync = Some(now);
+            status.last_error = None;
+        });
         if std::mem::take(&mut self.failed) {
             self.parts.cache.retry_deferred();
         }

@@ -2,6 +2,8 @@
 
 pub mod attest;
 
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
 use finial_plugin::workload::{CaptureError, Peer};
 use tokio::sync::Notify;
 
@@ -44,5 +46,30 @@ impl Caller {
     /// Waits until somebody asked for the connection to be closed. Cancel-safe.
     pub async fn hung_up(&self) {
         self.hang_up.notified().await;
+    }
+}
+
+/// Callers whose process the agent could not see, since they live in a PID namespace it has no view of.
+#[derive(Debug, Default)]
+pub struct UnseenCallers {
+    count: AtomicU64,
+    last_uid: AtomicU32,
+}
+
+impl UnseenCallers {
+    /// Notes one more; returns how many there were before.
+    pub fn note(&self, uid: u32) -> u64 {
+        self.last_uid.store(uid, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The effective user id of the last one.
+    pub fn last_uid(&self) -> u32 {
+        self.last_uid.load(Ordering::Relaxed)
     }
 }

@@ -15,7 +15,7 @@ pub use issue::{
     CaTemplate, Issuer, IssuerError, SignX509Error, SvidTemplate, random_serial, self_sign_ca,
     sign_svid,
 };
-pub use name::{SubjectName, SubjectNameError};
+pub use name::{SubjectName, SubjectNameError, distinguished_name};
 pub(crate) use time::from_unix;
 pub(crate) use verify::{Anchor, anchors_of, unix_time, unknown_trust_domain, verify_path};
 pub use verify::{VerifyError, verify_svid};

@@ -9,11 +9,11 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat, readlinkat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{Mode, fstat};
@@ -181,6 +181,22 @@ impl Workload {
     /// Opens the executable itself, whatever mount namespace it lies in.
     pub fn open_exe(&self) -> Result<File, WorkloadError> {
         open_file(self.peer.pid, self.directory.as_fd(), "exe")
+    }
+
+    /// Opens a file, a socket or anything else by a path as the process sees it, symbolic links included; only to be looked at
+    /// (`O_PATH`). Needs Linux 5.6.
+    pub fn open_path(&self, path: &Path) -> io::Result<OwnedFd> {
+        let look = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let root = openat(
+            &self.directory,
+            "root",
+            look | OFlag::O_DIRECTORY,
+            Mode::empty(),
+        )?;
+        let how = OpenHow::new()
+            .flags(look)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        Ok(openat2(&root, path, how)?)
     }
 
     /// Returns the path of the executable as the process sees it.

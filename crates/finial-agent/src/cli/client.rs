@@ -1,6 +1,6 @@
 //! What the commands that talk to an agent share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use finial_client::connect;
 use finial_client::rpc_error::{RpcError, Target};
@@ -39,6 +39,11 @@ impl Agent {
     /// Makes a channel. Must be called within a Tokio runtime.
     pub(super) fn channel(&self) -> Channel {
         connect::unix(&self.path)
+    }
+
+    /// Where its socket is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Turns a failed call into an error that prints as scripts know it.

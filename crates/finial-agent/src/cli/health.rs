@@ -6,6 +6,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use super::admin::why_unreachable;
 use super::client::{self, Agent};
 
 /// Flags of `healthcheck`.
@@ -24,9 +25,20 @@ pub(super) fn run(flags: &Flags, console: &mut Console) -> Code {
         }
         Err(error) => {
             console.errln(format_args!("Agent is unhealthy: {error:#}"));
+            if let Some(hint) = hint(flags) {
+                console.errln(hint);
+            }
             FAILED
         }
     }
+}
+
+/// Says why the agent's socket leads nowhere, if that is the matter.
+fn hint(flags: &Flags) -> Option<String> {
+    let agent = Agent::find(flags).ok()?;
+    process::block_on(why_unreachable(agent.path()))
+        .ok()
+        .flatten()
 }
 
 fn check(flags: &Flags, console: &mut Console) -> anyhow::Result<()> {
@@ -72,6 +84,10 @@ mod tests {
         let (out, err) = console.into_captured();
         assert_eq!(out, "Checking agent health...\n");
         assert!(err.starts_with("Failed to check health: rpc error: code = Unavailable"));
-        assert!(err.ends_with("Agent is unhealthy: unable to determine health\n"));
+        assert!(err.contains("\nAgent is unhealthy: unable to determine health\n"));
+        assert!(
+            err.contains("\nThere is no socket at /nonexistent: "),
+            "{err}"
+        );
     }
 }

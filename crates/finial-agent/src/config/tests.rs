@@ -173,10 +173,10 @@ fn missing_plugins_are_found_before_anything_runs() {
 
 #[test]
 fn what_is_not_built_yet_is_said_at_once_and_with_its_line() {
-    let text = lab_with("admin_socket_path = \"/a\"\nexperimental {\n broker {}\n}");
+    let text = lab_with("profiling_enabled = true\nexperimental {\n broker {}\n}");
     assert_eq!(
         error(&text),
-        "agent.admin_socket_path (line 3) is not supported yet; \
+        "agent.profiling_enabled (line 3) is not supported yet; \
          agent.experimental.broker (line 5) is not supported yet"
     );
 }
@@ -191,4 +191,22 @@ fn an_empty_token_file_is_refused() {
     assert_eq!(error(&text), "join token file is empty");
     std::fs::write(&path, " t\n").unwrap();
     assert_eq!(load(&text).unwrap().join_token, Some(JoinToken::new("t")));
+}
+
+#[test]
+fn the_admin_socket_lies_outside_of_the_public_directory() {
+    let refused = "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket";
+    let with =
+        |path: &str, lines: &str| lab_with(&format!("admin_socket_path = \"{path}\"\n{lines}"));
+    for path in [
+        "/tmp/spire-agent/public/admin.sock",
+        "/tmp/spire-agent/public/private/admin.sock",
+    ] {
+        assert_eq!(error(&with(path, "")), refused);
+        assert!(load(&with(path, "disable_workload_api = true")).is_ok());
+    }
+    let path = "/tmp/spire-agent/publicity/admin.sock";
+    let config = load(&with(path, "")).unwrap();
+    assert_eq!(config.admin_socket_path.as_deref(), Some(Path::new(path)));
+    assert_eq!(load(&with("", "")).unwrap().admin_socket_path, None);
 }

@@ -157,6 +157,58 @@ const ORGANIZATION: &[u8] = &[0x55, 4, 10];
 const ORGANIZATIONAL_UNIT: &[u8] = &[0x55, 4, 11];
 const POSTAL_CODE: &[u8] = &[0x55, 4, 17];
 
+/// A DER name as Go prints it, most specific attribute first; empty for bytes that are not a name.
+pub fn distinguished_name(der: &[u8]) -> String {
+    let Ok(name) = SubjectName::from_der(der) else {
+        return String::new();
+    };
+    let one = |value: String| {
+        if value.is_empty() {
+            vec![]
+        } else {
+            vec![value]
+        }
+    };
+    let attributes = [
+        ("SERIALNUMBER", one(name.serial_number)),
+        ("CN", one(name.common_name)),
+        ("POSTALCODE", name.postal_code),
+        ("STREET", name.street_address),
+        ("ST", name.province),
+        ("L", name.locality),
+        ("OU", name.organizational_unit),
+        ("O", name.organization),
+        ("C", name.country),
+    ];
+    attributes
+        .into_iter()
+        .filter(|(_, values)| !values.is_empty())
+        .map(|(key, values)| {
+            let values: Vec<_> = values
+                .iter()
+                .map(|value| format!("{key}={}", escaped(value)))
+                .collect();
+            values.join("+")
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn escaped(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    let last = value.chars().count().saturating_sub(1);
+    for (position, letter) in value.chars().enumerate() {
+        let special = matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (letter == ' ' && (position == 0 || position == last))
+            || (letter == '#' && position == 0);
+        if special {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,5 +233,15 @@ mod tests {
             hex::encode(SubjectName::svid_default().to_der()),
             "301d310b3009060355040613025553310e300c060355040a13055350495245"
         );
+    }
+
+    #[test]
+    fn names_read_as_go_prints_them() {
+        let name = SubjectName {
+            common_name: "a, b".to_owned(),
+            ..SubjectName::svid_default()
+        };
+        assert_eq!(distinguished_name(&name.to_der()), "CN=a\\, b,O=SPIRE,C=US");
+        assert_eq!(distinguished_name(b"none"), "");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use finial_datastore::{AgentFilter, EntryFilter, StoreError};
-use finial_pki::x509::{SubjectName, verify_svid};
+use finial_pki::x509::{distinguished_name, verify_svid};
 use finial_proto::convert;
 use finial_proto::pb::spire::api::server::debug::v1 as pb;
 use finial_proto::pb::spire::api::server::debug::v1::debug_server::Debug as DebugApi;
@@ -136,70 +136,4 @@ fn subject(der: &Bytes) -> String {
     authority(der).map_or_else(String::new, |certificate| {
         distinguished_name(certificate.subject_der())
     })
-}
-
-/// A name as Go prints it: most specific attribute first.
-fn distinguished_name(der: &[u8]) -> String {
-    let Ok(name) = SubjectName::from_der(der) else {
-        return String::new();
-    };
-    let one = |value: String| {
-        if value.is_empty() {
-            vec![]
-        } else {
-            vec![value]
-        }
-    };
-    let attributes = [
-        ("SERIALNUMBER", one(name.serial_number)),
-        ("CN", one(name.common_name)),
-        ("POSTALCODE", name.postal_code),
-        ("STREET", name.street_address),
-        ("ST", name.province),
-        ("L", name.locality),
-        ("OU", name.organizational_unit),
-        ("O", name.organization),
-        ("C", name.country),
-    ];
-    attributes
-        .into_iter()
-        .filter(|(_, values)| !values.is_empty())
-        .map(|(key, values)| {
-            let values: Vec<_> = values
-                .iter()
-                .map(|value| format!("{key}={}", escaped(value)))
-                .collect();
-            values.join("+")
-        })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
-fn escaped(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    let last = value.chars().count().saturating_sub(1);
-    for (position, letter) in value.chars().enumerate() {
-        let special = matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
-            || (letter == ' ' && (position == 0 || position == last))
-            || (letter == '#' && position == 0);
-        if special {
-            text.push('\\');
-        }
-        text.push(letter);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_read_as_go_prints_them() {
-        let name = SubjectName {
-            common_name: "a, b".to_owned(),
-            ..SubjectName::svid_default()
-        };
-        assert_eq!(distinguished_name(&name.to_der()), "CN=a\\, b,O=SPIRE,C=US");
-    }
 }

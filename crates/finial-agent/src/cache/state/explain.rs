@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use spiffe_types::entry::{Entry, EntryId};
 use spiffe_types::selector::{Selector, SelectorSet};
 
 use super::{Record, State};
@@ -24,6 +25,10 @@ impl State {
                 },
             })
             .collect()
+    }
+
+    pub(in crate::cache) fn entry(&self, id: &EntryId) -> Option<Arc<Entry>> {
+        self.records.get(id).map(|record| Arc::clone(&record.entry))
     }
 
     pub(in crate::cache) fn near_misses(&self, selectors: &SelectorSet) -> Vec<NearMiss> {
