@@ -34,7 +34,7 @@ pub(crate) struct Node {
 
 /// The admin socket of a lab's server.
 pub(crate) fn admin(lab: &Lab) -> Channel {
-    connect::unix(&lab.server_socket())
+    connect::unix(lab.server_socket())
 }
 
 /// Attests one agent and connects it with its SVID.
@@ -104,6 +104,7 @@ pub(crate) async fn attest(lab: &Lab) -> Node {
     }
 }
 
+#[expect(clippy::panic, reason = "a benchmark ends by panicking")]
 fn unreachable_answer() -> ! {
     panic!("a join token needs no challenge")
 }

@@ -70,7 +70,7 @@ pub(crate) fn measure(make: &Make) {
         );
         drop(kept);
     });
-    wait::until("the agent to let go", Duration::from_secs(60), || {
+    wait::until("the agent to let go", Duration::from_mins(1), || {
         (agent.open_files() < 200 || *make != Make::Finial).then_some(())
     });
 }

@@ -23,6 +23,9 @@ use std::time::Duration;
 use finial_tests::lab::Make;
 use finial_tests::tools;
 
+/// A measurement and its name.
+type Measurement = (&'static str, fn(&Make));
+
 fn main() {
     finial_pki::tls::install_provider();
     // Cargo hands `--bench` on; what remains are names.
@@ -32,7 +35,7 @@ fn main() {
         .collect();
     let mut makes = vec![Make::Finial];
     makes.extend(tools::spire().map(Make::Spire));
-    let measurements: [(&str, fn(&Make)); 7] = [
+    let measurements: [Measurement; 7] = [
         ("start", start::measure),
         ("latency", latency::measure),
         ("svids", svids::measure),

@@ -27,7 +27,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::folder::Folder;
-use crate::screen::Screen;
+use crate::screen;
 use crate::{GRACE, Options};
 
 /// How often the folder is looked at for the agent's socket, which appears once the agent is attested and synced.
@@ -40,7 +40,6 @@ pub(crate) async fn run(
     start: Instant,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let screen = Screen;
     let domain = options.trust_domain.clone();
     let folder = Folder::open(options.dir.as_deref())?;
     let group = TaskGroup::under(&shutdown);
@@ -57,12 +56,12 @@ pub(crate) async fn run(
 
     let agent = build_agent(&folder, &domain, port, &bundle, node.token).await?;
     let stop = group.token();
-    group.spawn("agent", async move { Ok(agent.run(stop).await?) });
+    group.spawn("agent", async move { agent.run(stop).await });
 
     let socket = folder.agent_socket();
     let commands = commands(&folder, &domain, &node.path);
     let stop = group.token();
-    screen.line(&format!(
+    screen::line(&format!(
         "Trust domain {domain} in {}",
         folder.path().display()
     ));
@@ -73,7 +72,7 @@ pub(crate) async fn run(
         }
     });
     let ended = group.wait(GRACE).await;
-    screen.line("Stopped.");
+    screen::line("Stopped.");
     ended
 }
 
@@ -230,7 +229,6 @@ async fn show(socket: &Path, start: Instant, commands: &[String]) -> Result<()> 
     while !socket.exists() {
         tokio::time::sleep(SOCKET_POLL).await;
     }
-    let screen = Screen;
     let mut watch = workload::watch_x509(connect::unix(socket));
     let mut shown = None;
     loop {
@@ -238,7 +236,7 @@ async fn show(socket: &Path, start: Instant, commands: &[String]) -> Result<()> 
             Ok(context) => context,
             // The entry may have been deleted by the user, who is free to make another.
             Err(error @ WatchError::NotEntitled { .. }) => {
-                screen.line(&format!("No identity: {error}"));
+                screen::line(&format!("No identity: {error}"));
                 continue;
             }
             Err(error) => return Err(error).context("failed to follow the identity"),
@@ -248,14 +246,14 @@ async fn show(socket: &Path, start: Instant, commands: &[String]) -> Result<()> 
         };
         let serial = identity.svid.serial().clone();
         if shown.is_none() {
-            screen.first(identity, start.elapsed());
-            screen.line("\nTry next, in another terminal:");
+            screen::first(identity, start.elapsed());
+            screen::line("\nTry next, in another terminal:");
             for command in commands {
-                screen.line(&format!("  {command}"));
+                screen::line(&format!("  {command}"));
             }
-            screen.line("\nEach rotation is shown here. Ctrl-C stops everything.");
+            screen::line("\nEach rotation is shown here. Ctrl-C stops everything.");
         } else if shown.as_ref() != Some(&serial) {
-            screen.rotated(identity);
+            screen::rotated(identity);
         }
         shown = Some(serial);
     }

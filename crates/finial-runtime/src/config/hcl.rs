@@ -4,7 +4,7 @@
 //! because plugins load in file order. Labels become nested tables: `KeyManager "disk" { … }` is the key `disk` in the
 //! table `KeyManager`. A text whose first character is `{` is JSON.
 //!
-//! [`decode`] reads a table into a struct with the rules of Go's decoder: field names match without regard to case,
+//! [`decode()`] reads a table into a struct with the rules of Go's decoder: field names match without regard to case,
 //! blocks given twice merge, lists given twice are joined, the last scalar counts. A quoted number is a number and a
 //! number is a string, but nothing else is converted. Keys that match no field are reported, not dropped.
 
@@ -161,15 +161,7 @@ pub fn decode<T: DeserializeOwned>(
     table: &Table,
     section: &str,
 ) -> Result<(T, Vec<UnknownKey>), HclError> {
-    decode::decode(&[table], section)
-}
-
-/// Reads several tables as one, as if their blocks had been given one after the other.
-pub fn decode_merged<T: DeserializeOwned>(
-    tables: &[&Table],
-    section: &str,
-) -> Result<(T, Vec<UnknownKey>), HclError> {
-    decode::decode(tables, section)
+    decode::decode(table, section)
 }
 
 /// Returns the keys of `table` that `T` does not have, whatever the values are.
@@ -177,7 +169,7 @@ pub fn unknown_keys<T: DeserializeOwned>(table: &Table, section: &str) -> Vec<Un
     decode::unknown_keys::<T>(table, section)
 }
 
-/// Reads an optional whole number, which may be quoted; for fields that are read by other decoders than [`decode`] too,
+/// Reads an optional whole number, which may be quoted; for fields that are read by other decoders than [`decode()`] too,
 /// so that `"0x1f91"` means the same to all.
 pub fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     deserializer.deserialize_any(WholeNumber).map(Some)

@@ -14,25 +14,25 @@ use super::parse::integer;
 use super::{HclError, Item, Node, Position, Table, UnknownKey, Value};
 
 pub(super) fn decode<T: DeserializeOwned>(
-    tables: &[&Table],
+    table: &Table,
     section: &str,
 ) -> Result<(T, Vec<UnknownKey>), HclError> {
-    let (value, unknown) = read(tables, section);
+    let (value, unknown) = read(table, section);
     Ok((value?, unknown))
 }
 
 pub(super) fn unknown_keys<T: DeserializeOwned>(table: &Table, section: &str) -> Vec<UnknownKey> {
-    let (_, unknown) = read::<T>(&[table], section);
+    let (_, unknown) = read::<T>(table, section);
     unknown
 }
 
 fn read<T: DeserializeOwned>(
-    tables: &[&Table],
+    table: &Table,
     section: &str,
 ) -> (Result<T, HclError>, Vec<UnknownKey>) {
     let unknown = RefCell::new(Vec::new());
     let value = T::deserialize(Tables {
-        merged: tables.to_vec(),
+        merged: vec![table],
         position: Position { line: 1, column: 1 },
         path: section.to_owned(),
         unknown: &unknown,
