@@ -89,21 +89,7 @@ fn one<'a>(config: &'a Config, kind: &'static str) -> anyhow::Result<&'a PluginC
 }
 
 fn log_loaded(plugin: &PluginConfig, loaded: &mut Vec<PluginConfig>) {
-    tracing::info!(
-        subsystem_name = SUBSYSTEM,
-        external = false,
-        plugin_name = plugin.name,
-        plugin_type = plugin.kind,
-        reconfigurable = false,
-        "Configured plugin"
-    );
-    tracing::info!(
-        subsystem_name = SUBSYSTEM,
-        external = false,
-        plugin_name = plugin.name,
-        plugin_type = plugin.kind,
-        "Plugin loaded"
-    );
+    plugin.log_loaded();
     loaded.push(plugin.clone());
 }
 

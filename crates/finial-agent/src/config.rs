@@ -14,10 +14,12 @@ use std::time::Duration;
 use finial_pki::key::KeyKind;
 pub use finial_plugin::JoinToken;
 use finial_runtime::config::sections::{
-    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration,
+    LENIENT_TELEMETRY, Unsupported, WIT_SVID_FLAG, check_feature_flags, given, log_config,
+    parse_duration,
 };
 use finial_runtime::config::{
-    self, ConfigError, ConfigFile, HealthConfig, Overrides, PluginConfig, Settings, duration,
+    self, ConfigError, ConfigFile, HealthConfig, Overrides, PluginConfig, PluginKinds, Settings,
+    duration,
 };
 use finial_runtime::log::LogConfig;
 use spiffe_types::id::TrustDomain;
@@ -194,7 +196,7 @@ impl Config {
                 what: "agent section",
             });
         }
-        check_feature_flags(&agent.experimental)?;
+        check_feature_flags(&agent.experimental.feature_flags)?;
         check_required(&agent)?;
         let bootstrap = bootstrap::resolve(&agent)?;
         check_platform(&agent.experimental)?;
@@ -249,27 +251,6 @@ fn overrides(environment: &[(String, String)], flags: &Flags) -> Overrides {
         .switch("insecure_bootstrap", flags.insecure_bootstrap)
         .text("rebootstrap_mode", flags.rebootstrap_mode.as_deref())
         .text("rebootstrap_delay", flags.rebootstrap_delay.as_deref())
-}
-
-/// Returns a setting unless it is absent or empty, which SPIRE does not tell apart.
-fn given(value: Option<&String>) -> Option<&str> {
-    value.map(String::as_str).filter(|value| !value.is_empty())
-}
-
-fn check_feature_flags(experimental: &ExperimentalSection) -> Result<(), ConfigError> {
-    let unknown: Vec<_> = experimental
-        .feature_flags
-        .iter()
-        .map(String::as_str)
-        .filter(|flag| !["i_am_a_test_flag", "wit-svid"].contains(flag))
-        .collect();
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    Err(ConfigError::rule(format!(
-        "error loading feature flags: unknown feature flag(s): [{}]",
-        unknown.join(" ")
-    )))
 }
 
 fn check_required(agent: &AgentSection) -> Result<(), ConfigError> {
@@ -343,7 +324,7 @@ fn check_supported(agent: &AgentSection, unsupported: &mut Unsupported<'_>) {
             experimental
                 .feature_flags
                 .iter()
-                .any(|flag| flag == "wit-svid"),
+                .any(|flag| flag == WIT_SVID_FLAG),
             "agent.experimental.feature_flags",
         ),
         (
@@ -365,6 +346,12 @@ fn check_supported(agent: &AgentSection, unsupported: &mut Unsupported<'_>) {
     }
 }
 
+const KINDS: PluginKinds = PluginKinds {
+    one: &["KeyManager", "NodeAttestor"],
+    any: &["WorkloadAttestor"],
+    later: &["SVIDStore"],
+};
+
 /// Checks how many plugins of each type there are; returns the enabled ones.
 fn check_plugins(
     plugins: Vec<PluginConfig>,
@@ -374,49 +361,11 @@ fn check_plugins(
         .into_iter()
         .filter(|plugin| plugin.enabled)
         .collect();
-    for PluginConfig {
-        kind,
-        name,
-        line,
-        plugin_cmd,
-        ..
-    } in &plugins
+    KINDS.check(&plugins, unsupported)?;
+    if !plugins
+        .iter()
+        .any(|plugin| plugin.kind == "WorkloadAttestor")
     {
-        match kind.as_str() {
-            "KeyManager" | "NodeAttestor" | "WorkloadAttestor" => {}
-            "SVIDStore" => {
-                unsupported.note(format!(
-                    "plugin {kind} {name:?} (line {line}) is not supported yet"
-                ));
-                continue;
-            }
-            _ => {
-                return Err(ConfigError::rule(format!(
-                    "unsupported plugin type {kind:?} (line {line})"
-                )));
-            }
-        }
-        if kind == "NodeAttestor" && name == "join_token" && plugin_cmd.is_some() {
-            return Err(ConfigError::rule(
-                "the built-in join_token node attestor cannot be overridden by an external plugin",
-            ));
-        }
-        if plugin_cmd.is_some() {
-            unsupported.note(format!(
-                "plugin_cmd of plugin {kind} {name:?} (line {line}) is not supported yet"
-            ));
-        }
-    }
-    let count = |kind: &str| plugins.iter().filter(|plugin| plugin.kind == kind).count();
-    for kind in ["KeyManager", "NodeAttestor"] {
-        if count(kind) != 1 {
-            return Err(ConfigError::rule(format!(
-                "plugin type {kind:?} constraint not satisfied: expected exactly 1 but got {}",
-                count(kind)
-            )));
-        }
-    }
-    if count("WorkloadAttestor") == 0 {
         return Err(ConfigError::rule(
             "plugin type \"WorkloadAttestor\" constraint not satisfied: expected at least 1 but got 0",
         ));

@@ -21,7 +21,7 @@ pub use expand::expand_env;
 pub use format::Hcl;
 pub use hcl::whole_number;
 pub use layers::{Overrides, Settings, environment, read};
-pub use plugins::{PluginConfig, PluginsError, plugins};
+pub use plugins::{PluginConfig, PluginKinds, PluginsError, plugins};
 pub use sections::{ConfigError, HealthConfig};
 
 use self::hcl::{HclError, Table, UnknownKey};

@@ -7,8 +7,9 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Code, FAILED};
-use crate::log::{self, chain};
+use crate::cli::{Code, Console, FAILED, OK};
+use crate::clock::SystemClock;
+use crate::log::{self, LogConfig, chain};
 
 /// How long blocking work may hold up the end of the process.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
@@ -37,6 +38,37 @@ where
     });
     runtime.shutdown_timeout(BLOCKING_GRACE);
     result
+}
+
+/// Starts the log and runs a program; `crashed` is logged with what ends it badly, and `exit_code` says how it ends then.
+pub fn serve<F, Fut>(
+    log: &LogConfig,
+    console: &mut Console,
+    crashed: &'static str,
+    exit_code: impl FnOnce(&anyhow::Error) -> Code,
+    body: F,
+) -> Code
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    if let Err(error) = log::init(log, SystemClock::shared()) {
+        console.errln(chain(&error));
+        return FAILED;
+    }
+    let result = run(async move |shutdown| {
+        Box::pin(body(shutdown)).await?;
+        Ok(OK)
+    });
+    result.unwrap_or_else(|failure| {
+        let error = format!("{failure:#}");
+        tracing::error!(error, "{crashed}");
+        if log.file.is_some() {
+            // Whoever started the program does not see the log.
+            console.errln(error);
+        }
+        exit_code(&failure)
+    })
 }
 
 /// Runs a command that talks to a server and ends; signals keep their default effect.

@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use finial_plugin::key_manager::KeyManager;
 use finial_plugin::node_attestor::ServerNodeAttestor;
 use finial_plugin::{PluginContext, ServerRegistry};
-use finial_runtime::config::PluginConfig;
 
 use crate::config::Config;
 
@@ -35,36 +34,17 @@ impl Catalog {
                 let attestor = plugins.node_attestor(context, plugin)?;
                 attestors.insert(plugin.name.clone(), attestor);
             }
-            loaded(plugin);
+            plugin.log_loaded();
         }
         let key_manager = config
             .plugins_of("KeyManager")
             .next()
             .context("no KeyManager is configured")?;
         let built = plugins.key_manager(context, key_manager)?;
-        loaded(key_manager);
+        key_manager.log_loaded();
         Ok(Self {
             key_manager: built,
             attestors,
         })
     }
-}
-
-fn loaded(plugin: &PluginConfig) {
-    let subsystem_name = "catalog";
-    tracing::info!(
-        subsystem_name,
-        external = false,
-        plugin_name = plugin.name,
-        plugin_type = plugin.kind,
-        reconfigurable = false,
-        "Configured plugin"
-    );
-    tracing::info!(
-        subsystem_name,
-        external = false,
-        plugin_name = plugin.name,
-        plugin_type = plugin.kind,
-        "Plugin loaded"
-    );
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use finial_pki::key::KeyKind;
 use finial_pki::x509::SubjectName;
 use finial_runtime::config::sections::{
-    LENIENT_TELEMETRY, Unsupported, log_config, parse_duration,
+    LENIENT_TELEMETRY, Unsupported, WIT_SVID_FLAG, check_feature_flags, given, log_config,
+    parse_duration,
 };
 use finial_runtime::config::{
     self, ConfigError, ConfigFile, HealthConfig, Overrides, PluginConfig, Settings,
@@ -229,11 +230,6 @@ fn overrides(environment: &[(String, String)], flags: &Flags) -> Overrides {
         .text("socket_path", flags.socket_path.as_deref())
 }
 
-/// Returns a setting unless it is absent or empty, which SPIRE does not tell apart.
-fn given(value: Option<&String>) -> Option<&str> {
-    value.map(String::as_str).filter(|value| !value.is_empty())
-}
-
 fn check_required(server: &ServerSection, has_plugins: bool) -> Result<(), ConfigError> {
     let missing = |what| Err(ConfigError::Missing { what });
     if given(server.trust_domain.as_ref()).is_none() {
@@ -305,7 +301,7 @@ fn check_supported(server: &ServerSection, unsupported: &mut Unsupported<'_>) {
             experimental
                 .feature_flags
                 .iter()
-                .any(|flag| flag == "wit-svid"),
+                .any(|flag| flag == WIT_SVID_FLAG),
             "server.experimental.feature_flags",
         ),
     ] {
@@ -529,18 +525,7 @@ fn check_experimental(
             "full cache reload interval must be greater than cache reload interval",
         ));
     }
-    let unknown: Vec<_> = experimental
-        .feature_flags
-        .iter()
-        .map(String::as_str)
-        .filter(|flag| !["i_am_a_test_flag", "wit-svid"].contains(flag))
-        .collect();
-    if !unknown.is_empty() {
-        return Err(ConfigError::rule(format!(
-            "error loading feature flags: unknown feature flag(s): [{}]",
-            unknown.join(" ")
-        )));
-    }
+    check_feature_flags(&experimental.feature_flags)?;
     if experimental.events_based_cache
         || [reload, full_reload, prune, sql_timeout, timeout]
             .iter()

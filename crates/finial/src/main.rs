@@ -50,8 +50,7 @@ fn main() -> ExitCode {
             run: run_dev,
         }],
     };
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    ExitCode::from(app.run(&words, &mut Console::standard()))
+    app.main()
 }
 
 fn run_dev(flags: &Flags, console: &mut Console) -> Code {

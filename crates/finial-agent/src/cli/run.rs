@@ -115,32 +115,24 @@ pub(super) fn run(flags: &Flags, console: &mut Console) -> Code {
             return FAILED;
         }
     };
-    if let Err(error) = log::init(&config.log, SystemClock::shared()) {
-        console.errln(chain(&error));
-        return FAILED;
-    }
-    let logs_to_file = config.log.file.is_some();
-    let result = process::run(async move |shutdown| {
-        Box::pin(async move {
+    let log = config.log.clone();
+    let exit_code = |failure: &anyhow::Error| {
+        failure
+            .downcast_ref::<AgentError>()
+            .map_or(FAILED, AgentError::exit_code)
+    };
+    process::serve(
+        &log,
+        console,
+        "Agent crashed",
+        exit_code,
+        async move |shutdown| {
             Agent::build(config, finial_plugins::agent())
                 .await?
                 .run(shutdown)
                 .await
-        })
-        .await?;
-        Ok(OK)
-    });
-    result.unwrap_or_else(|failure| {
-        let error = format!("{failure:#}");
-        tracing::error!(error, "Agent crashed");
-        if logs_to_file {
-            // Whoever started the agent does not see the log.
-            console.errln(error);
-        }
-        failure
-            .downcast_ref::<AgentError>()
-            .map_or(FAILED, AgentError::exit_code)
-    })
+        },
+    )
 }
 
 /// `validate`

@@ -2,9 +2,10 @@
 
 use finial_client::endpoint::WorkloadEndpoint;
 use finial_runtime::config::ConfigError;
+use finial_runtime::config::sections::given;
 
+use super::RebootstrapMode;
 use super::file::AgentSection;
-use super::{RebootstrapMode, given};
 use crate::attestation::bootstrap::{Format, Source};
 
 pub(super) fn resolve(agent: &AgentSection) -> Result<Source, ConfigError> {

@@ -1,5 +1,7 @@
 //! Commands and their dispatch.
 
+use std::process::ExitCode;
+
 use super::flags::FlagError;
 use super::{Code, Console, FAILED, FlagSet, Flags, OK, UNKNOWN_COMMAND};
 
@@ -28,6 +30,15 @@ pub struct App {
 }
 
 impl App {
+    /// Runs the command that the process was started with.
+    pub fn main(&self) -> ExitCode {
+        let words: Vec<String> = std::env::args_os()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        ExitCode::from(self.run(&words, &mut Console::standard()))
+    }
+
     /// Runs the command that the words after the program's name ask for.
     pub fn run(&self, words: &[String], console: &mut Console) -> Code {
         let found = Words::read(words);

@@ -5,6 +5,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use thiserror::Error;
 
 use super::hcl::{self, HclError, Item, Position, Table, UnknownKey, Value};
+use super::sections::{ConfigError, Unsupported};
 
 /// One plugin as the file declares it.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,26 @@ impl PluginConfig {
         }
     }
 
+    /// Logs that the plugin is in use, in SPIRE's words.
+    pub fn log_loaded(&self) {
+        let subsystem_name = "catalog";
+        tracing::info!(
+            subsystem_name,
+            external = false,
+            plugin_name = self.name,
+            plugin_type = self.kind,
+            reconfigurable = false,
+            "Configured plugin"
+        );
+        tracing::info!(
+            subsystem_name,
+            external = false,
+            plugin_name = self.name,
+            plugin_type = self.kind,
+            "Plugin loaded"
+        );
+    }
+
     /// Reads the settings into `T`. Settings that `T` does not have are logged and ignored, as SPIRE ignores them.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, HclError> {
         let (settings, unknown) = self.decode_strict()?;
@@ -62,6 +83,67 @@ impl PluginConfig {
     pub fn decode_strict<T: DeserializeOwned>(&self) -> Result<(T, Vec<UnknownKey>), HclError> {
         let section = format!("plugins.{} {:?}", self.kind, self.name);
         hcl::decode(&self.plugin_data, &section)
+    }
+}
+
+/// The plugin types of a program.
+#[derive(Clone, Copy, Debug)]
+pub struct PluginKinds {
+    /// Types of which there must be exactly one.
+    pub one: &'static [&'static str],
+    /// Types of which there may be any number.
+    pub any: &'static [&'static str],
+    /// Types that SPIRE has and finial does not support yet.
+    pub later: &'static [&'static str],
+}
+
+impl PluginKinds {
+    /// Checks types, sources and numbers of the enabled plugins.
+    pub fn check(
+        self,
+        plugins: &[PluginConfig],
+        unsupported: &mut Unsupported<'_>,
+    ) -> Result<(), ConfigError> {
+        for PluginConfig {
+            kind,
+            name,
+            line,
+            plugin_cmd,
+            ..
+        } in plugins
+        {
+            if self.later.contains(&kind.as_str()) {
+                unsupported.note(format!(
+                    "plugin {kind} {name:?} (line {line}) is not supported yet"
+                ));
+                continue;
+            }
+            if !self.one.contains(&kind.as_str()) && !self.any.contains(&kind.as_str()) {
+                return Err(ConfigError::rule(format!(
+                    "unsupported plugin type {kind:?} (line {line})"
+                )));
+            }
+            if plugin_cmd.is_none() {
+                continue;
+            }
+            if kind == "NodeAttestor" && name == "join_token" {
+                return Err(ConfigError::rule(
+                    "the built-in join_token node attestor cannot be overridden by an external plugin",
+                ));
+            }
+            unsupported.note(format!(
+                "plugin_cmd of plugin {kind} {name:?} (line {line}) is not supported yet"
+            ));
+        }
+        for kind in self.one {
+            let count = plugins.iter().filter(|plugin| plugin.kind == *kind).count();
+            if count != 1 {
+                return Err(ConfigError::rule(format!(
+                    "plugin type {kind:?} constraint not satisfied: expected exactly 1 but got {count}"
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

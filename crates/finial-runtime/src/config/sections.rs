@@ -80,6 +80,30 @@ impl ConfigError {
     }
 }
 
+/// Returns a setting unless it is absent or empty, which SPIRE does not tell apart.
+pub fn given(value: Option<&String>) -> Option<&str> {
+    value.map(String::as_str).filter(|value| !value.is_empty())
+}
+
+/// Refuses feature flags that SPIRE does not have.
+pub fn check_feature_flags(flags: &[String]) -> Result<(), ConfigError> {
+    let unknown: Vec<_> = flags
+        .iter()
+        .map(String::as_str)
+        .filter(|flag| !["i_am_a_test_flag", WIT_SVID_FLAG].contains(flag))
+        .collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigError::rule(format!(
+        "error loading feature flags: unknown feature flag(s): [{}]",
+        unknown.join(" ")
+    )))
+}
+
+/// The feature flag for WIT-SVIDs.
+pub const WIT_SVID_FLAG: &str = "wit-svid";
+
 /// Parses a duration; `what` completes "could not parse …".
 pub fn parse_duration(what: &str, text: &str) -> Result<Duration, ConfigError> {
     duration::parse(text)

@@ -70,30 +70,20 @@ pub(super) fn run(flags: &Flags, console: &mut Console) -> Code {
             return FAILED;
         }
     };
-    if let Err(error) = log::init(&config.log, SystemClock::shared()) {
-        console.errln(chain(&error));
-        return FAILED;
-    }
-    let logs_to_file = config.log.file.is_some();
-    let result = process::run(async move |shutdown| {
-        Box::pin(async move {
+    let log = config.log.clone();
+    let exit_code = |_: &anyhow::Error| FAILED;
+    process::serve(
+        &log,
+        console,
+        "Server crashed",
+        exit_code,
+        async move |shutdown| {
             Server::build(config, finial_plugins::server())
                 .await?
                 .run(shutdown)
                 .await
-        })
-        .await?;
-        Ok(OK)
-    });
-    result.unwrap_or_else(|error| {
-        let error = format!("{error:#}");
-        tracing::error!(error, "Server crashed");
-        if logs_to_file {
-            // Whoever started the server does not see the log.
-            console.errln(error);
-        }
-        FAILED
-    })
+        },
+    )
 }
 
 /// `validate`

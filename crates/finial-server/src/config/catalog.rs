@@ -1,10 +1,21 @@
 //! The `plugins` section of a server: one data store, one key manager, node attestors.
 
-use finial_runtime::config::sections::{Unsupported, parse_duration};
-use finial_runtime::config::{ConfigError, PluginConfig};
+use finial_runtime::config::sections::{Unsupported, given, parse_duration};
+use finial_runtime::config::{ConfigError, PluginConfig, PluginKinds};
 
+use super::DataStoreConfig;
 use super::file::{DatabaseType, SqlSection};
-use super::{DataStoreConfig, given};
+
+const KINDS: PluginKinds = PluginKinds {
+    one: &["KeyManager"],
+    any: &["NodeAttestor"],
+    later: &[
+        "UpstreamAuthority",
+        "BundlePublisher",
+        "Notifier",
+        "CredentialComposer",
+    ],
+};
 
 /// Takes the data store out of the plugins and checks how many of each type there are.
 pub(super) fn split_plugins(
@@ -28,44 +39,7 @@ pub(super) fn split_plugins(
             "pluggability for the DataStore is deprecated; only the built-in \"sql\" plugin is supported",
         ));
     }
-    for plugin in &rest {
-        let PluginConfig {
-            kind, name, line, ..
-        } = plugin;
-        match kind.as_str() {
-            "KeyManager" | "NodeAttestor" => {}
-            "UpstreamAuthority" | "BundlePublisher" | "Notifier" | "CredentialComposer" => {
-                unsupported.note(format!(
-                    "plugin {kind} {name:?} (line {line}) is not supported yet"
-                ));
-                continue;
-            }
-            _ => {
-                return Err(ConfigError::rule(format!(
-                    "unsupported plugin type {kind:?} (line {line})"
-                )));
-            }
-        }
-        if kind == "NodeAttestor" && name == "join_token" && plugin.plugin_cmd.is_some() {
-            return Err(ConfigError::rule(
-                "the built-in join_token node attestor cannot be overridden by an external plugin",
-            ));
-        }
-        if plugin.plugin_cmd.is_some() {
-            unsupported.note(format!(
-                "plugin_cmd of plugin {kind} {name:?} (line {line}) is not supported yet"
-            ));
-        }
-    }
-    let key_managers = rest
-        .iter()
-        .filter(|plugin| plugin.kind == "KeyManager")
-        .count();
-    if key_managers != 1 {
-        return Err(ConfigError::rule(format!(
-            "plugin type \"KeyManager\" constraint not satisfied: expected exactly 1 but got {key_managers}"
-        )));
-    }
+    KINDS.check(&rest, unsupported)?;
     Ok((resolve_store(store, unsupported)?, rest))
 }
 
