@@ -9,7 +9,7 @@ use finial_tests::lab::{Lab, Make, TRUST_DOMAIN};
 use spiffe_types::id::SpiffeId;
 use tokio::time::Instant;
 
-use crate::fetches::open;
+use crate::fetches::{open, wait_for_identity};
 use crate::{figure, milliseconds, node, quantile, runtime};
 
 const SPIRE_TRIES: usize = 20; // each takes two polls of five seconds
@@ -34,6 +34,7 @@ pub(crate) fn measure(make: &Make) {
     lab.register("/first", parent.as_str(), &[]).unwrap();
 
     runtime().block_on(async {
+        wait_for_identity(&agent_lab.socket()).await;
         let mut updates = open(&agent_lab.socket()).await;
         let mut client = EntryClient::new(node::admin(&lab));
         let mut times = Vec::new();

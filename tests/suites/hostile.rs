@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
+use finial_client::{connect, workload};
+use finial_proto::pb::X509svidRequest;
 use finial_tests::lab::{Lab, Make, TRUST_DOMAIN};
 use finial_tests::process::Process;
 use finial_tests::{tools, wait};
@@ -57,7 +59,10 @@ fn an_agent_of_another_trust_domain_is_refused_by_both_sides() {
     let mut agent =
         Process::start("the agent", &mut command, &lab.path().join("other.log")).unwrap();
 
-    agent.wait_for("no X.509 bundle found for trust domain", Duration::from_secs(20));
+    agent.wait_for(
+        "no X.509 bundle found for trust domain",
+        Duration::from_secs(20),
+    );
     assert!(
         !agent_lab.socket().exists(),
         "no Workload API without an identity"
@@ -104,7 +109,8 @@ fn a_broken_configuration_is_named_with_key_and_line() {
 
 #[test]
 fn garbage_and_idle_connections_on_every_socket_leave_the_programs_as_they_were() {
-    const CONNECTIONS: usize = 500;
+    const IDLE: usize = 10_000;
+    const SILENT: usize = 1_000;
     let lab = Lab::new().unwrap();
     let server = lab.start_server().unwrap();
     lab.write_bundle().unwrap();
@@ -129,10 +135,10 @@ fn garbage_and_idle_connections_on_every_socket_leave_the_programs_as_they_were(
             }
         }
     }
-    let idle: Vec<TcpStream> = (0..CONNECTIONS)
+    let idle: Vec<TcpStream> = (0..IDLE)
         .map(|_| TcpStream::connect(("127.0.0.1", lab.port())).unwrap())
         .collect();
-    let silent: Vec<UnixStream> = (0..CONNECTIONS)
+    let silent: Vec<UnixStream> = (0..SILENT)
         .map(|_| UnixStream::connect(agent_lab.socket()).unwrap())
         .collect();
     assert!(lab.server_cli(&["healthcheck"]).unwrap().status.success());
@@ -146,6 +152,47 @@ fn garbage_and_idle_connections_on_every_socket_leave_the_programs_as_they_were(
             (server.open_files() <= before.0 + 4 && agent.open_files() <= before.1 + 4)
                 .then_some(())
         },
+    );
+}
+
+#[test]
+fn five_thousand_streams_opened_at_once_are_all_answered() {
+    const STREAMS: usize = 5_000;
+    let lab = Lab::new().unwrap();
+    let _server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let token = lab.join_token().unwrap();
+    let agent_lab = lab.agent("agent");
+    let parent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
+    let id = lab.register("/web", &parent, &[]).unwrap();
+    let _agent = agent_lab.start(Some(&token)).unwrap();
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let answers = runtime.block_on(async {
+        let mut streams = tokio::task::JoinSet::new();
+        for _ in 0..STREAMS {
+            // A connection each, as separate processes have.
+            let mut client = workload::client(connect::unix(agent_lab.socket()));
+            streams.spawn(async move {
+                let mut updates = client
+                    .fetch_x509svid(X509svidRequest {})
+                    .await
+                    .unwrap()
+                    .into_inner();
+                let first = updates.message().await.unwrap().unwrap();
+                (updates, first)
+            });
+        }
+        tokio::time::timeout(Duration::from_secs(120), streams.join_all())
+            .await
+            .unwrap()
+    });
+
+    assert_eq!(answers.len(), STREAMS);
+    assert!(
+        answers
+            .iter()
+            .all(|(_, first)| first.svids.len() == 1 && first.svids[0].spiffe_id == id)
     );
 }
 

@@ -79,7 +79,11 @@ impl Registry {
 
     /// Finds a bundle.
     pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        self.read(|index| index.bundle(trust_domain).map(|held| Arc::clone(&held.bundle)))
+        self.read(|index| {
+            index
+                .bundle(trust_domain)
+                .map(|held| Arc::clone(&held.bundle))
+        })
     }
 
     /// Returns everything an agent is to know, at one revision.
@@ -110,11 +114,7 @@ impl Registry {
     }
 
     /// Notes the version an agent reports.
-    pub async fn note_agent_version(
-        &self,
-        id: &SpiffeId,
-        version: &str,
-    ) -> Result<(), StoreError> {
+    pub async fn note_agent_version(&self, id: &SpiffeId, version: &str) -> Result<(), StoreError> {
         let known = self.agent(id);
         if version.is_empty() || known.is_some_and(|agent| agent.agent_version == version) {
             return Ok(());
