@@ -3,6 +3,7 @@
 //! Nothing here waits for a duration: [`wait::until`] polls a condition under a deadline, and every process that a test
 //! starts is killed when its handle goes.
 
+pub mod containers;
 pub mod lab;
 pub mod process;
 pub mod tools;

@@ -107,6 +107,21 @@ pub fn go_watcher() -> Option<PathBuf> {
         .clone()
 }
 
+/// A container engine that answers Docker's command line.
+pub fn docker() -> Option<()> {
+    static FOUND: OnceLock<Option<()>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let answers = succeeds(Command::new("docker").arg("info"));
+        found(answers.then_some(()), "a running Docker engine")
+    })
+}
+
+/// Whether this is root, who may run as anybody.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    found(root.then_some(()), "the right to change users").is_some()
+}
+
 /// A folder with the programs `spire-server` and `spire-agent`, named by `FINIAL_TEST_SPIRE`. Nothing here can fetch
 /// them, so that their absence is no failure even in CI.
 pub fn spire() -> Option<PathBuf> {

@@ -1,8 +1,15 @@
 //! Whole-system suites: the real programs, driven by clients that nobody here wrote.
-#![expect(clippy::unwrap_used, reason = "a test ends by panicking")]
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends by panicking"
+)]
 
 mod crashes;
+mod docker;
+mod explain;
 mod first_identity;
 mod hostile;
 mod interop;
+mod pid_reuse;
 mod spire;

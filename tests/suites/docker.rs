@@ -1,0 +1,126 @@
+//! Containers and their identities, with a real engine. Needs Docker: see [`tools::docker`].
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use finial_tests::containers::Containers;
+use finial_tests::tools;
+
+const ENGINE: &str = "/var/run/docker.sock:/var/run/docker.sock:ro";
+
+/// A server and an agent as the lab of `deploy/compose` has them, and the identities `/a` and `/b` for the labels `a` and `b`.
+fn lab() -> (Containers, String, String) {
+    let lab = Containers::start().unwrap();
+    let parent = lab
+        .start_agent("agent", &["--pid=host", "--cgroupns=private", "-v", ENGINE])
+        .unwrap();
+    let a = lab.register("/a", &parent, "a").unwrap();
+    let b = lab.register("/b", &parent, "b").unwrap();
+    (lab, a, b)
+}
+
+fn label(name: &str) -> String {
+    format!("--label=org.example.workload={name}")
+}
+
+/// Calls from the container `name` are refused with `words`.
+fn assert_refused(lab: &Containers, name: &str, words: &[&str]) {
+    let output = lab.fetch(name).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    for word in words {
+        assert!(error.contains(word), "{word} is missing in: {error}");
+    }
+}
+
+#[test]
+fn labelled_containers_get_their_identities_and_one_without_a_label_is_refused() {
+    if tools::docker().is_none() {
+        return;
+    }
+    let (lab, a, b) = lab();
+    for namespace in ["private", "host"] {
+        let flag = format!("--cgroupns={namespace}");
+        let named = |name: &str| format!("{name}-{namespace}");
+        lab.start_workload(&named("a"), "agent", &[&label("a"), &flag])
+            .unwrap();
+        lab.start_workload(
+            &named("b"),
+            "agent",
+            &[&label("b"), &flag, "--user=1000:1000"],
+        )
+        .unwrap();
+        lab.start_workload(&named("stranger"), "agent", &[&flag])
+            .unwrap();
+        lab.wait_identity(&named("a"), &a);
+        lab.wait_identity(&named("b"), &b);
+        assert_refused(
+            &lab,
+            &named("stranger"),
+            &["rpc error: code = PermissionDenied desc = no identity issued"],
+        );
+    }
+}
+
+#[test]
+fn a_container_keeps_its_identity_through_pause_and_restart_and_lends_it_to_nobody() {
+    if tools::docker().is_none() {
+        return;
+    }
+    let (lab, a, b) = lab();
+    lab.start_workload("a", "agent", &[&label("a")]).unwrap();
+    lab.wait_identity("a", &a);
+
+    // Another container in its PID namespace is another container.
+    let namespace = format!("--pid=container:{}", lab.name("a"));
+    lab.start_workload("b", "agent", &[&label("b"), &namespace])
+        .unwrap();
+    lab.wait_identity("b", &b);
+    lab.start_workload("stranger", "agent", &[&namespace])
+        .unwrap();
+    assert_refused(&lab, "stranger", &["no identity issued"]);
+
+    lab.act("pause", "a").unwrap();
+    lab.wait_identity("b", &b);
+    lab.act("unpause", "a").unwrap();
+    lab.wait_identity("a", &a);
+
+    for name in ["stranger", "b"] {
+        lab.act("kill", name).unwrap();
+    }
+    lab.act("restart", "a").unwrap();
+    lab.wait_identity("a", &a);
+
+    // Its name is no label.
+    lab.act("kill", "a").unwrap();
+    lab.act("rm", "a").unwrap();
+    lab.start_workload("a", "agent", &[]).unwrap();
+    assert_refused(&lab, "a", &["no identity issued"]);
+}
+
+#[test]
+fn an_agent_that_cannot_see_callers_or_engine_and_a_server_without_its_folder_say_what_to_do() {
+    if tools::docker().is_none() {
+        return;
+    }
+    let lab = Containers::start().unwrap();
+    lab.start_agent("blind", &["-v", ENGINE]).unwrap();
+    lab.start_workload("unseen", "blind", &[&label("a")])
+        .unwrap();
+    assert_refused(&lab, "unseen", &["code = Unavailable", "`pid: host`"]);
+
+    let parent = lab.start_agent("alone", &["--pid=host"]).unwrap();
+    lab.register("/a", &parent, "a").unwrap();
+    lab.start_workload("unknown", "alone", &[&label("a")])
+        .unwrap();
+    assert_refused(
+        &lab,
+        "unknown",
+        &["code = Unavailable", "docker", "/var/run/docker.sock"],
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let said = lab.server_fails_on(folder.path()).unwrap();
+    assert!(said.contains("chown 1000 /opt/spire/data"), "{said}");
+}
