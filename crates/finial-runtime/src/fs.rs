@@ -1,10 +1,14 @@
 //! Files and sockets with the modes they must have.
 
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::{AccessFlags, Uid, access};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
@@ -26,6 +30,21 @@ pub enum FsError {
         path: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// A directory is there and belongs to somebody else: mostly a volume that root made for a process that does not run as root.
+    #[error(
+        "directory {} belongs to user {owner}, and user {user}, who this process runs as, may not write to it; \
+         give it away (chown {user} {}), mount a new named volume there, or run as user {owner}",
+        path.display(),
+        path.display()
+    )]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The user this process runs as.
+        user: u32,
     },
     /// The path of a socket is taken by something that is not a socket.
     #[error("cannot listen on {}: the path exists and is not a socket; move it away or set another socket path", path.display())]
@@ -71,16 +90,25 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
     })
 }
 
-/// Creates a directory and its parents; does nothing when it exists. The umask narrows `mode`.
+/// Creates a directory and its parents; one that exists has to be writable. The umask narrows `mode`.
 pub fn create_dir(path: &Path, mode: u32) -> Result<(), FsError> {
+    let failed = |source| FsError::CreateDir {
+        path: path.to_owned(),
+        source,
+    };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
-        .map_err(|source| FsError::CreateDir {
+        .map_err(failed)?;
+    if access(path, AccessFlags::W_OK | AccessFlags::X_OK) == Err(Errno::EACCES) {
+        return Err(FsError::NotWritable {
             path: path.to_owned(),
-            source,
-        })
+            owner: std::fs::metadata(path).map_err(failed)?.uid(),
+            user: Uid::current().as_raw(),
+        });
+    }
+    Ok(())
 }
 
 /// Makes the process umask at least as strict as `minimum`, and says so when it had to.
