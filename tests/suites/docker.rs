@@ -109,7 +109,7 @@ fn an_agent_that_cannot_see_callers_or_engine_and_a_server_without_its_folder_sa
         .unwrap();
     assert_refused(&lab, "unseen", &["code = Unavailable", "`pid: host`"]);
 
-    let parent = lab.start_agent("alone", &["--pid=host"]).unwrap();
+    let parent = lab.start_lame_agent("alone", &["--pid=host"]).unwrap();
     lab.register("/a", &parent, "a").unwrap();
     lab.start_workload("unknown", "alone", &[&label("a")])
         .unwrap();

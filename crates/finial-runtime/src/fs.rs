@@ -103,7 +103,8 @@ pub fn create_dir(path: &Path, mode: u32) -> Result<(), FsError> {
         .map_err(failed)?;
     if access(path, AccessFlags::W_OK | AccessFlags::X_OK) == Err(Errno::EACCES) {
         return Err(FsError::NotWritable {
-            path: path.to_owned(),
+            // the command in the text is for another shell, with another working directory
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             owner: std::fs::metadata(path).map_err(failed)?.uid(),
             user: Uid::current().as_raw(),
         });
