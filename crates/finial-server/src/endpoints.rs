@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod arriving;
 mod endless;
 mod incoming;
 pub(crate) mod layers;

@@ -93,8 +93,13 @@ impl Limits {
         }
     }
 
-    /// Takes `count` tokens of `ip`, waiting for them in turn.
-    pub async fn wait(&self, bucket: Bucket, ip: IpAddr, count: u32) -> Result<(), LimitError> {
+    /// Takes `count` tokens of `ip`, waiting for them in turn, and returns how long that took.
+    pub async fn wait(
+        &self,
+        bucket: Bucket,
+        ip: IpAddr,
+        count: u32,
+    ) -> Result<Duration, LimitError> {
         let limit = match bucket {
             Bucket::Attest => self.attest.as_ref(),
             Bucket::SignX509 => self.sign_x509.as_ref(),
@@ -105,7 +110,7 @@ impl Limits {
         };
         match limit {
             Some(limit) => limit.wait(ip, count).await,
-            None => Ok(()),
+            None => Ok(Duration::ZERO),
         }
     }
 }
@@ -122,7 +127,7 @@ impl PerAddress {
         }
     }
 
-    async fn wait(&self, ip: IpAddr, count: u32) -> Result<(), LimitError> {
+    async fn wait(&self, ip: IpAddr, count: u32) -> Result<Duration, LimitError> {
         if count > self.rate {
             return Err(LimitError::TooMany {
                 count,
@@ -140,7 +145,7 @@ impl PerAddress {
             tokio::time::sleep(delay).await;
             reservation.spent = true;
         }
-        Ok(())
+        Ok(delay)
     }
 
     /// Takes the tokens, on credit if need be, and returns how long it takes until they are there.

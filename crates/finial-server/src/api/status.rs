@@ -11,8 +11,7 @@ use finial_proto::pb::spire::api::types;
 use finial_runtime::log::chain;
 use tonic::{Code, Status};
 
-use super::limits::LimitError;
-use crate::authorize::caller::CallError;
+use crate::authorize::caller::{CallError, ShareError};
 use crate::authorize::{AuthorizeError, DenyReason, Row};
 
 /// The answer to an argument that is wrong.
@@ -84,9 +83,12 @@ pub(crate) fn store_code(error: &StoreError) -> Code {
     }
 }
 
-/// The answer to a caller who asks for more than its share.
-pub(crate) fn limited(message: &str, error: LimitError) -> Status {
-    because(Code::ResourceExhausted, message, &error)
+/// The answer to a caller who asks for more than its share, or may not call any more when its turn comes.
+pub(crate) fn limited(message: &str, error: ShareError) -> Status {
+    match error {
+        ShareError::TooMuch(error) => because(Code::ResourceExhausted, message, &error),
+        ShareError::Unauthorized { row, source } => unauthorized(row, &source),
+    }
 }
 
 /// The answer to a node attestation that failed: the plugin's own words.

@@ -9,7 +9,7 @@ use spiffe_types::id::SpiffeId;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Authorized, Row};
+use super::{AuthorizeError, Authorized, Authorizer, Row};
 use crate::api::audit::AuditTrail;
 use crate::api::limits::{LimitError, Limits};
 
@@ -46,7 +46,11 @@ pub struct TlsPeer {
 
 /// One call on its way through the server; travels in the extensions of the request.
 #[derive(Debug, Clone)]
-pub struct Call(Arc<Inner>);
+pub struct Call {
+    inner: Arc<Inner>,
+    /// Who decided to let the call in, and may be asked again.
+    authorizer: Option<Arc<Authorizer>>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -57,6 +61,22 @@ struct Inner {
     limits: Arc<Limits>,
     audit: AuditTrail,
     closing: CancellationToken,
+}
+
+/// Why a call does not get its share of what is limited.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// It asks for more than there ever is.
+    #[error(transparent)]
+    TooMuch(#[from] LimitError),
+    /// While it waited for its turn, its caller ceased to be one who may call.
+    #[error("caller may not call {} any more", row.path)]
+    Unauthorized {
+        /// The method.
+        row: &'static Row,
+        /// Why not.
+        source: AuthorizeError,
+    },
 }
 
 /// A handler was reached around the layer that authorizes: a defect of the wiring.
@@ -103,7 +123,7 @@ impl Call {
         audit: AuditTrail,
         closing: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             caller,
             authorized,
             row,
@@ -111,7 +131,20 @@ impl Call {
             limits,
             audit,
             closing,
-        }))
+        });
+        Self {
+            inner,
+            authorizer: None,
+        }
+    }
+
+    /// Has `authorizer` asked when the call must be judged again. Without one it is refused then.
+    #[must_use]
+    pub(crate) fn judged_by(self, authorizer: Arc<Authorizer>) -> Self {
+        Self {
+            authorizer: Some(authorizer),
+            ..self
+        }
     }
 
     /// The call `request` belongs to.
@@ -125,45 +158,63 @@ impl Call {
 
     /// The other end.
     pub fn caller(&self) -> &Caller {
-        &self.0.caller
+        &self.inner.caller
     }
 
     /// The caller's SPIFFE ID. Methods for agents and downstream servers always have one.
     pub fn caller_id(&self) -> Result<&SpiffeId, CallError> {
-        self.0.caller.id().ok_or(CallError::NoCallerId)
+        self.inner.caller.id().ok_or(CallError::NoCallerId)
     }
 
     /// As what the caller was let in.
     pub fn authorized(&self) -> Authorized {
-        self.0.authorized
+        self.inner.authorized
     }
 
     /// The method's row.
     pub fn row(&self) -> &'static Row {
-        self.0.row
+        self.inner.row
     }
 
     /// The identifier of this call in the log.
     pub fn request_id(&self) -> Uuid {
-        self.0.request_id
+        self.inner.request_id
     }
 
     /// Cancelled when the server stops; streams without an end must end then.
     pub fn closing(&self) -> &CancellationToken {
-        &self.0.closing
+        &self.inner.closing
     }
 
     /// The record of the call that is written when it ends.
     pub(crate) fn audit(&self) -> &AuditTrail {
-        &self.0.audit
+        &self.inner.audit
     }
 
-    /// Waits until `count` more units of the method's limit are free for this caller. Callers on the admin socket are not
-    /// limited. Cancel-safe: what was reserved is given back.
-    pub async fn limit(&self, count: u32) -> Result<(), LimitError> {
-        let (Some(bucket), Some(ip)) = (self.0.row.bucket, self.0.caller.ip()) else {
+    /// Decides anew whether the caller may use the method: a call may wait for long after it was let in, and whoever is banned
+    /// meanwhile must gain nothing by having come early.
+    pub(crate) async fn authorize_again(&self) -> Result<(), AuthorizeError> {
+        let Some(authorizer) = &self.authorizer else {
+            return Err(AuthorizeError::Denied(None));
+        };
+        let authorized = authorizer.authorize(self.caller(), self.row()).await;
+        authorized.map(|_role| ())
+    }
+
+    /// Waits until `count` more units of the method's limit are free for this caller, who must still be one who may call then.
+    /// Callers on the admin socket are not limited. Cancel-safe: what was reserved is given back.
+    pub async fn limit(&self, count: u32) -> Result<(), ShareError> {
+        let (Some(bucket), Some(ip)) = (self.inner.row.bucket, self.inner.caller.ip()) else {
             return Ok(());
         };
-        self.0.limits.wait(bucket, ip, count).await
+        let waited = self.inner.limits.wait(bucket, ip, count).await?;
+        if waited.is_zero() {
+            return Ok(());
+        }
+        let judged = self.authorize_again().await;
+        judged.map_err(|source| ShareError::Unauthorized {
+            row: self.inner.row,
+            source,
+        })
     }
 }

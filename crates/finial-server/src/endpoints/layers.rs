@@ -17,6 +17,7 @@ use tower::Service as _;
 use tracing::Instrument as _;
 use uuid::Uuid;
 
+use super::arriving::ArrivingBody;
 use super::endless::EndlessBody;
 use crate::api::audit::AuditTrail;
 use crate::api::limits::Limits;
@@ -130,8 +131,16 @@ async fn serve(
         Arc::clone(&frame.limits),
         audit.clone(),
         frame.closing.clone(),
-    );
+    )
+    .judged_by(Arc::clone(&frame.authorizer));
     request.extensions_mut().insert(call.clone());
+    let request = request.map(|body| {
+        if takes_stream(row) {
+            ArrivingBody::of_stream(body, call.clone())
+        } else {
+            ArrivingBody::of_message(body, call.clone())
+        }
+    });
     let Ok(mut response) = frame.routes.clone().call(request).await;
     let failure = trailers_only(&response);
     if let Some(failure) = &failure
@@ -174,6 +183,14 @@ fn endless_deadline(call: &Call, frame: &Frame) -> Pin<Box<dyn Future<Output = (
     })
 }
 
+/// Whether the caller sends any number of messages.
+fn takes_stream(row: &Row) -> bool {
+    matches!(
+        row.method,
+        "AttestAgent" | "SyncAuthorizedEntries" | "Follow"
+    )
+}
+
 fn is_streaming(row: &Row) -> bool {
     row.endless || matches!(row.method, "AttestAgent" | "SyncAuthorizedEntries")
 }
@@ -196,5 +213,19 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move { Ok(this.answer(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_methods_that_take_a_stream_are_those_of_the_protocol() {
+        for method in finial_proto::descriptor::methods() {
+            if let Some(row) = table::find(&method.full) {
+                assert_eq!(takes_stream(row), method.client_streaming, "{}", row.path);
+            }
+        }
     }
 }

@@ -6,11 +6,16 @@ use finial_pki::software::SoftwareKey;
 use finial_proto::convert;
 use finial_proto::pb::spire::api::server::agent::v1 as agent_pb;
 use finial_proto::pb::spire::api::server::agent::v1::agent_client::AgentClient;
+use finial_proto::pb::spire::api::server::entry::v1 as entry_pb;
 use finial_proto::pb::spire::api::server::svid::v1 as svid_pb;
 use finial_proto::pb::spire::api::server::svid::v1::svid_client::SvidClient;
 use finial_proto::pb::spire::api::types;
 use finial_server::authorize::table::{ROWS, Roles};
+use prost::Message as _;
 use spiffe_types::id::SpiffeId;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -64,6 +69,23 @@ async fn call(channel: &Channel, path: &'static str) -> Result<(), Status> {
         .await
         .map(drop)
 }
+
+/// Calls a method whose message comes once `message` yields it.
+async fn call_late(
+    channel: Channel,
+    path: &'static str,
+    message: mpsc::Receiver<Bytes>,
+) -> Result<Bytes, Status> {
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(path);
+    let request = tonic::Request::new(ReceiverStream::new(message));
+    let response = client.client_streaming(request, path, Raw).await?;
+    Ok(response.into_inner())
+}
+
+const BATCH_NEW_X509SVID: &str = "/spire.api.server.svid.v1.SVID/BatchNewX509SVID";
+const MINT_X509SVID: &str = "/spire.api.server.svid.v1.SVID/MintX509SVID";
 
 /// A TLS client with the SVID of an entry that `mark` has changed.
 async fn workload(
@@ -189,4 +211,113 @@ async fn a_server_stops_while_clients_are_connected() {
     let admin = server.agents();
     server.stop().await.unwrap();
     drop(admin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_was_opened_before_a_ban_is_refused_when_its_message_comes() {
+    let server = TestServer::start().await;
+    let agent = server.agent().await;
+    let created = server.create(vec![entry(&agent.id, "/web")]).await;
+    let request = svid_pb::BatchNewX509svidRequest {
+        params: vec![svid_pb::NewX509svidParams {
+            entry_id: created[0].id.clone(),
+            csr: crate::support::new_csr(),
+        }],
+    };
+    let (message, receiver) = mpsc::channel(1);
+    let mut calls = JoinSet::new();
+    calls.spawn(call_late(
+        agent.channel.clone(),
+        BATCH_NEW_X509SVID,
+        receiver,
+    ));
+    // One connection keeps the order: the server knows the first call by now.
+    agent.authorized().await;
+    let ban = agent_pb::BanAgentRequest {
+        id: Some(convert::id::to_pb(&agent.id)),
+    };
+    server.agents().ban_agent(ban).await.unwrap();
+
+    message.send(request.encode_to_vec().into()).await.unwrap();
+    drop(message);
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let text = format!("authorization denied for method {BATCH_NEW_X509SVID}");
+    assert_eq!(status.message(), text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_whose_entry_is_gone_cannot_finish_a_call() {
+    let server = TestServer::start().await;
+    let agent = server.agent().await;
+    let admin = workload(&server, &agent, "/admin", |entry| entry.admin = true).await;
+    let key = SoftwareKey::generate(KeyKind::EcP256).unwrap();
+    let id = SpiffeId::parse("spiffe://example.org/victim").unwrap();
+    let request = svid_pb::MintX509svidRequest {
+        csr: finial_pki::csr::create_with_software(&key, Some(&id), &[])
+            .unwrap()
+            .into(),
+        ttl: 0,
+    };
+    let (message, receiver) = mpsc::channel(1);
+    let mut calls = JoinSet::new();
+    calls.spawn(call_late(admin.clone(), MINT_X509SVID, receiver));
+    call(&admin, "/spire.api.server.agent.v1.Agent/CountAgents")
+        .await
+        .unwrap();
+    let listed = server
+        .entries()
+        .list_entries(entry_pb::ListEntriesRequest::default())
+        .await
+        .unwrap();
+    let ids = listed
+        .into_inner()
+        .entries
+        .into_iter()
+        .map(|entry| entry.id);
+    let delete = entry_pb::BatchDeleteEntryRequest { ids: ids.collect() };
+    server.entries().batch_delete_entry(delete).await.unwrap();
+
+    message.send(request.encode_to_vec().into()).await.unwrap();
+    drop(message);
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_for_its_share_is_refused_when_the_agent_is_banned_meanwhile() {
+    let server = TestServer::start_with(Settings {
+        limited: true,
+        ..Settings::default()
+    })
+    .await;
+    let agent = server.agent().await;
+    let created = server.create(vec![entry(&agent.id, "/web")]).await;
+    let wanted = svid_pb::NewX509svidParams {
+        entry_id: created[0].id.clone(),
+        csr: crate::support::new_csr(),
+    };
+    let mut full = svid_pb::BatchNewX509svidRequest {
+        params: vec![svid_pb::NewX509svidParams::default(); 500],
+    };
+    agent
+        .svids()
+        .batch_new_x509svid(full.clone())
+        .await
+        .unwrap();
+    full.params[0] = wanted;
+    let mut calls = JoinSet::new();
+    let mut svids = agent.svids();
+    calls.spawn(async move { svids.batch_new_x509svid(full).await });
+    agent.authorized().await;
+    let ban = agent_pb::BanAgentRequest {
+        id: Some(convert::id::to_pb(&agent.id)),
+    };
+    server.agents().ban_agent(ban).await.unwrap();
+
+    let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
+
+    assert_eq!(status.code(), Code::PermissionDenied);
 }
