@@ -35,10 +35,12 @@ pub trait AgentStore: Debug + Send + Sync {
     async fn record_attestation(&self, agent: AttestedAgent) -> Result<Revision, StoreError>;
 
     /// Writes the serial number of a renewed SVID beside the present one, until
-    /// [`promote_serial`](Self::promote_serial). A banned agent is a [`StoreError::Conflict`].
+    /// [`promote_serial`](Self::promote_serial). `serial` is that of the SVID the agent renewed with: when it is not the
+    /// present one any more, or the agent is banned, that is a [`StoreError::Conflict`].
     async fn record_renewal(
         &self,
         id: &SpiffeId,
+        serial: &SerialNumber,
         new_serial: &SerialNumber,
         new_expires_at: SystemTime,
     ) -> Result<Revision, StoreError>;

@@ -49,6 +49,7 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!(@module $open, agents: [
             an_attestation_replaces_what_was_known,
             a_renewed_serial_number_is_current_once_it_is_used,
+            an_svid_that_was_replaced_renews_nothing,
             a_banned_agent_stays_banned_until_it_is_deleted,
             the_alias_of_a_join_token_goes_with_its_agent,
             agents_are_filtered,

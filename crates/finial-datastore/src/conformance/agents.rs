@@ -52,7 +52,7 @@ pub async fn a_renewed_serial_number_is_current_once_it_is_used(store: Store) {
     let agent = agent("node", &[]);
     store.record_attestation(agent.clone()).await.unwrap();
     store
-        .record_renewal(&agent.id, &serial(2), at(500))
+        .record_renewal(&agent.id, &serial(1), &serial(2), at(500))
         .await
         .unwrap();
 
@@ -70,12 +70,29 @@ pub async fn a_renewed_serial_number_is_current_once_it_is_used(store: Store) {
     assert_eq!((promoted.new_serial, promoted.new_expires_at), (None, None));
 }
 
+/// An SVID that was replaced renews nothing.
+pub async fn an_svid_that_was_replaced_renews_nothing(store: Store) {
+    let mut agent = agent("node", &[]);
+    store.record_attestation(agent.clone()).await.unwrap();
+    store.delete_agent(&agent.id).await.unwrap();
+    agent.serial = Some(serial(7));
+    store.record_attestation(agent.clone()).await.unwrap();
+
+    let stale = store
+        .record_renewal(&agent.id, &serial(1), &serial(2), at(500))
+        .await;
+
+    assert!(matches!(stale, Err(StoreError::Conflict { .. })));
+    let found = store.find_agent(&agent.id).await.unwrap().unwrap();
+    assert_eq!((found.serial, found.new_serial), (Some(serial(7)), None));
+}
+
 /// A banned agent stays banned until it is deleted.
 pub async fn a_banned_agent_stays_banned_until_it_is_deleted(store: Store) {
     let agent = agent("node", &[]);
     store.record_attestation(agent.clone()).await.unwrap();
     store
-        .record_renewal(&agent.id, &serial(2), at(500))
+        .record_renewal(&agent.id, &serial(1), &serial(2), at(500))
         .await
         .unwrap();
 
@@ -93,7 +110,9 @@ pub async fn a_banned_agent_stays_banned_until_it_is_deleted(store: Store) {
     let refused = |outcome| matches!(outcome, Err(StoreError::Conflict { .. }));
     assert!(refused(store.record_attestation(agent.clone()).await));
     assert!(refused(
-        store.record_renewal(&agent.id, &serial(3), at(500)).await
+        store
+            .record_renewal(&agent.id, &serial(1), &serial(3), at(500))
+            .await
     ));
     assert!(!store.promote_serial(&agent.id, &serial(2)).await.unwrap());
     store.delete_agent(&agent.id).await.unwrap();

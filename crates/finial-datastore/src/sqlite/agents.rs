@@ -60,6 +60,7 @@ impl AgentStore for SqliteStore {
     async fn record_renewal(
         &self,
         id: &SpiffeId,
+        serial: &SerialNumber,
         new_serial: &SerialNumber,
         new_expires_at: SystemTime,
     ) -> Result<Revision, StoreError> {
@@ -68,6 +69,10 @@ impl AgentStore for SqliteStore {
         let (row_id, agent) = find_row(connection, id).await?.ok_or(NOT_FOUND)?;
         if agent.is_banned() {
             return Err(banned());
+        }
+        // Evicted and attested anew since: the SVID that was to be renewed may be in other hands.
+        if agent.serial.as_ref() != Some(serial) {
+            return Err(StoreError::conflict("agent SVID is not active"));
         }
         sqlx::query("UPDATE agents SET new_serial = ?, new_expires_at = ? WHERE row_id = ?")
             .bind(new_serial.to_string())

@@ -174,7 +174,8 @@ impl Agent for AgentService {
         call.limit(1).await.map_err(|error| {
             status::limited("rejecting request due to renew agent rate limiting", error)
         })?;
-        let id = call.caller_id().map_err(status::call)?;
+        let caller = call.caller_svid().map_err(status::call)?;
+        let id = &caller.id;
         let agent = self
             .services
             .registry
@@ -194,7 +195,7 @@ impl Agent for AgentService {
         match self
             .services
             .store
-            .record_renewal(id, svid.serial(), svid.not_after())
+            .record_renewal(id, &caller.serial, svid.serial(), svid.not_after())
             .await
         {
             Ok(_) => {}

@@ -93,9 +93,14 @@ pub enum CallError {
 impl Caller {
     /// The SPIFFE ID the caller proved to have.
     pub fn id(&self) -> Option<&SpiffeId> {
+        self.svid().map(|svid| &svid.id)
+    }
+
+    /// The SVID the caller proved to have.
+    pub fn svid(&self) -> Option<&PeerSvid> {
         match self {
             Self::Local(_) => None,
-            Self::Tls(peer) => peer.svid.as_ref().map(|svid| &svid.id),
+            Self::Tls(peer) => peer.svid.as_ref(),
         }
     }
 
@@ -164,6 +169,11 @@ impl Call {
     /// The caller's SPIFFE ID. Methods for agents and downstream servers always have one.
     pub fn caller_id(&self) -> Result<&SpiffeId, CallError> {
         self.inner.caller.id().ok_or(CallError::NoCallerId)
+    }
+
+    /// The caller's SVID; see [`caller_id`](Self::caller_id).
+    pub fn caller_svid(&self) -> Result<&PeerSvid, CallError> {
+        self.caller().svid().ok_or(CallError::NoCallerId)
     }
 
     /// As what the caller was let in.
