@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use finial_client::endpoint::WorkloadEndpoint;
 use finial_proto::pb;
 use finial_proto::pb::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -97,6 +97,12 @@ pub enum BootstrapError {
         /// What it answered.
         status: reqwest::StatusCode,
     },
+    /// The server of the URL goes on sending.
+    #[error("trust bundle at {url} is larger than {BUNDLE_LIMIT_BYTES} bytes")]
+    TooLarge {
+        /// The URL.
+        url: String,
+    },
     /// What was downloaded is not a bundle.
     #[error("trust bundle downloaded from {url} is unusable")]
     Document {
@@ -130,6 +136,7 @@ impl BootstrapError {
             Self::Read { .. } | Self::File { .. } => false,
             Self::Download { .. }
             | Self::Status { .. }
+            | Self::TooLarge { .. }
             | Self::Document { .. }
             | Self::WorkloadApi { .. }
             | Self::Foreign { .. } => true,
@@ -250,11 +257,13 @@ impl Bootstrap {
             .timeout(DOWNLOAD_TIMEOUT)
             .no_proxy();
         let mut query = Vec::new();
+        // A redirect must not lead out of what makes the download trustworthy either.
+        client = client.https_only(unix_socket.is_none());
         if let Some(path) = unix_socket {
             client = client.unix_socket(path);
             query = self.query(state);
         }
-        let response = with_roots(client)?
+        let mut response = with_roots(client)?
             .get(with_query(url, &query))
             .send()
             .await?;
@@ -263,7 +272,16 @@ impl Bootstrap {
                 status: response.status(),
             }));
         }
-        response.bytes().await.map(Ok)
+        let mut content = BytesMut::new();
+        while let Some(chunk) = response.chunk().await? {
+            if content.len() + chunk.len() > BUNDLE_LIMIT_BYTES {
+                return Ok(Err(BootstrapError::TooLarge {
+                    url: url.to_owned(),
+                }));
+            }
+            content.extend_from_slice(&chunk);
+        }
+        Ok(Ok(content.freeze()))
     }
 
     /// What SPIRE tells a bundle source behind a Unix socket.
@@ -382,6 +400,8 @@ fn check(authorities: Vec<Bytes>) -> Result<Vec<Bytes>, ParseError> {
     Ok(authorities)
 }
 
+/// Far more than the largest trust domain has.
+const BUNDLE_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
 const WORKLOAD_API_TIMEOUT: Duration = Duration::from_mins(1);
 const SYSTEM_ROOTS: [&str; 4] = [
@@ -393,15 +413,72 @@ const SYSTEM_ROOTS: [&str; 4] = [
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn bootstrap(source: Source) -> Bootstrap {
+        finial_pki::tls::install_provider();
         Bootstrap {
             source,
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             server_address: "server".to_owned(),
             server_port: 8081,
         }
+    }
+
+    #[tokio::test]
+    async fn a_download_without_end_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("source.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let mut server = tokio::task::JoinSet::new();
+        server.spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.read_exact(&mut [0; 16]).await.unwrap(); // a request has begun
+            let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            connection.write_all(head).await.unwrap();
+            let chunk = vec![b' '; 64 * 1024];
+            let mut sent = 0_usize;
+            while connection.write_all(&chunk).await.is_ok() && sent < 4 * BUNDLE_LIMIT_BYTES {
+                sent += chunk.len();
+            }
+        });
+        let source = Source::Url {
+            url: "http://localhost/bundle".to_owned(),
+            format: Format::Pem,
+            unix_socket: Some(socket),
+        };
+
+        let error = bootstrap(source)
+            .load(&BootstrapState::default())
+            .await
+            .unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "trust bundle at http://localhost/bundle is larger than 4194304 bytes"
+        );
+        assert!(error.can_heal());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_downloaded_in_the_clear() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = Source::Url {
+            url: format!("http://{}/bundle", listener.local_addr().unwrap()),
+            format: Format::Pem,
+            unix_socket: None,
+        };
+        let bootstrap = bootstrap(source);
+        let state = BootstrapState::default();
+        let error = tokio::select! {
+            loaded = bootstrap.load(&state) => loaded.unwrap_err(),
+            _ = listener.accept() => panic!("it connects"),
+        };
+
+        let reason = finial_runtime::log::chain(&error).to_string();
+        assert!(reason.contains("URL scheme is not allowed"), "{reason}");
     }
 
     #[tokio::test]
