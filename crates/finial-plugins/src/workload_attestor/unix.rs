@@ -22,8 +22,9 @@ use finial_runtime::config::PluginConfig;
 use serde::Deserialize;
 use spiffe_types::selector::{Selector, SelectorError};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
-use self::digests::Digests;
+use self::digests::{Asked, Asker, Digests};
 use self::names::Names;
 
 /// Finds `uid`, `user`, `gid`, `group`, `supplementary_gid` and `supplementary_group`; `path` and `sha256` on demand.
@@ -32,6 +33,8 @@ pub struct UnixAttestor {
     config: UnixConfig,
     names: Arc<Names>,
     digests: Arc<Digests>,
+    /// Executables that are looked at.
+    looking: Arc<Semaphore>,
     clock: SharedClock,
 }
 
@@ -64,17 +67,27 @@ impl UnixAttestor {
             config,
             names: Arc::new(Names::default()),
             digests: Arc::new(Digests::default()),
+            looking: Arc::new(Semaphore::new(EXECUTABLES_AT_ONCE)),
             clock,
         }
     }
 
     async fn executable(&self, workload: &Workload) -> Result<Executable, ExecutableError> {
+        // The semaphore is never closed; without a permit it is looked at all the same.
+        let looking = Arc::clone(&self.looking).acquire_owned().await.ok();
         let workload = workload.clone();
         let limit = self.config.workload_size_limit;
         let digests = Arc::clone(&self.digests);
         let now = self.clock.now();
-        let examine = move || Executable::examine(&workload, limit, &digests, now);
+        let asker = Asker::new();
+        let asked = asker.asked();
+        let examine = move || {
+            // Held here: a file system may keep the thread for longer than anybody waits.
+            let _looking = looking;
+            Executable::examine(&workload, limit, &digests, now, &asked)
+        };
         let examined = tokio::task::spawn_blocking(examine).await;
+        drop(asker);
         examined.map_err(ExecutableError::Stopped)?
     }
 }
@@ -151,6 +164,7 @@ impl Executable {
         size_limit: i64,
         digests: &Digests,
         now: SystemTime,
+        asked: &Asked,
     ) -> Result<Self, ExecutableError> {
         let path = workload.exe_path().map_err(ExecutableError::Path)?;
         if path.as_os_str().as_bytes().is_empty() {
@@ -160,7 +174,7 @@ impl Executable {
             Ok(limit) => {
                 let mut file = workload.open_exe().map_err(ExecutableError::Open)?;
                 check_size(&file, &path, limit)?;
-                let digest = digests.find_or_hash(&mut file, now);
+                let digest = digests.find_or_hash(&mut file, now, asked);
                 Some(digest.map_err(|source| ExecutableError::Read {
                     path: path.clone(),
                     source,
@@ -226,6 +240,8 @@ fn supplementary_groups(status: &str) -> Vec<u32> {
 
 /// The name in configurations, and the type of the selectors.
 pub const NAME: &str = "unix";
+/// Enough for any disk, and few beside the threads the agent has for everything that blocks.
+const EXECUTABLES_AT_ONCE: usize = 64;
 
 #[cfg(test)]
 mod tests;

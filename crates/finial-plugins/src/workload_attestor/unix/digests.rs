@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,36 @@ use aws_lc_rs::digest::{Context, SHA256};
 #[derive(Debug, Default)]
 pub(super) struct Digests {
     known: Mutex<HashMap<FileState, Arc<str>>>,
+}
+
+/// Whether somebody waits for an answer. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Asked(Arc<AtomicBool>);
+
+/// Somebody who waits, until dropped.
+#[derive(Debug)]
+pub(super) struct Asker(Asked);
+
+impl Asker {
+    pub(super) fn new() -> Self {
+        Self(Asked(Arc::new(AtomicBool::new(true))))
+    }
+
+    pub(super) fn asked(&self) -> Asked {
+        self.0.clone()
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Asked {
+    fn is_waited_for(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// What stays the same as long as the content does.
@@ -43,18 +74,31 @@ impl FileState {
     /// Tells whether the file has not changed for so long that another change would show.
     fn is_settled(&self, now: SystemTime) -> bool {
         let since_epoch = u64::try_from(self.changed.0).map(Duration::from_secs);
-        since_epoch.is_ok_and(|changed| SystemTime::UNIX_EPOCH + changed + SETTLED_AFTER < now)
+        // A file system may say anything.
+        let settled = since_epoch.ok().and_then(|changed| {
+            SystemTime::UNIX_EPOCH
+                .checked_add(changed)?
+                .checked_add(SETTLED_AFTER)
+        });
+        settled.is_some_and(|settled| settled < now)
     }
 }
 
 impl Digests {
     /// Returns the SHA-256 of a file in lower-case hex. Reads the file unless it was read before.
-    pub(super) fn find_or_hash(&self, file: &mut File, now: SystemTime) -> io::Result<Arc<str>> {
+    ///
+    /// A workload chooses how long its file is and how fast it is read: reading ends when `asked` says that nobody waits.
+    pub(super) fn find_or_hash(
+        &self,
+        file: &mut File,
+        now: SystemTime,
+        asked: &Asked,
+    ) -> io::Result<Arc<str>> {
         let state = FileState::of(&file.metadata()?);
         if let Some(digest) = self.lock().get(&state) {
             return Ok(Arc::clone(digest));
         }
-        let digest: Arc<str> = sha256(file)?.into();
+        let digest: Arc<str> = sha256(file, asked)?.into();
         if state.is_settled(now) && state == FileState::of(&file.metadata()?) {
             let mut known = self.lock();
             if known.len() >= KEPT_AT_MOST {
@@ -70,10 +114,16 @@ impl Digests {
     }
 }
 
-fn sha256(file: &mut File) -> io::Result<String> {
+fn sha256(file: &mut File, asked: &Asked) -> io::Result<String> {
     let mut hasher = Context::new(&SHA256);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
+        if !asked.is_waited_for() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "it takes longer than the deadline of attestation; set workload_size_limit",
+            ));
+        }
         let read = match file.read(&mut chunk) {
             Ok(0) => return Ok(hex::encode(hasher.finish())),
             Ok(read) => read,
@@ -113,15 +163,16 @@ mod tests {
     #[test]
     fn a_file_at_rest_is_read_once() {
         let digests = Digests::default();
+        let asker = Asker::new();
         let mut file = NamedTempFile::new().unwrap();
         write(&mut file, b"a");
         let later = now() + SETTLED_AFTER * 2;
 
         let first = digests
-            .find_or_hash(&mut file.reopen().unwrap(), later)
+            .find_or_hash(&mut file.reopen().unwrap(), later, &asker.asked())
             .unwrap();
         let second = digests
-            .find_or_hash(&mut file.reopen().unwrap(), later)
+            .find_or_hash(&mut file.reopen().unwrap(), later, &asker.asked())
             .unwrap();
 
         assert_eq!(&*first, A);
@@ -131,11 +182,12 @@ mod tests {
     #[test]
     fn a_file_that_has_just_changed_is_read_each_time() {
         let digests = Digests::default();
+        let asker = Asker::new();
         let mut file = NamedTempFile::new().unwrap();
         write(&mut file, b"a");
         assert_eq!(
             &*digests
-                .find_or_hash(&mut file.reopen().unwrap(), now())
+                .find_or_hash(&mut file.reopen().unwrap(), now(), &asker.asked())
                 .unwrap(),
             A
         );
@@ -144,9 +196,22 @@ mod tests {
 
         assert_eq!(
             &*digests
-                .find_or_hash(&mut file.reopen().unwrap(), now())
+                .find_or_hash(&mut file.reopen().unwrap(), now(), &asker.asked())
                 .unwrap(),
             B
         );
+    }
+
+    #[test]
+    fn a_file_of_the_end_of_time_is_not_settled() {
+        let state = FileState {
+            device: 1,
+            inode: 1,
+            size_bytes: 1,
+            modified: (0, 0),
+            changed: (i64::MAX, 999_999_999),
+        };
+
+        assert!(!state.is_settled(now()));
     }
 }

@@ -1,5 +1,6 @@
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use finial_plugin::workload::Peer;
 use finial_runtime::clock::SystemClock;
@@ -118,4 +119,64 @@ fn supplementary_groups_are_read_from_status() {
     );
     assert_eq!(supplementary_groups("Groups:\t \n"), [0; 0]);
     assert_eq!(supplementary_groups("Name:\tx\n"), [0; 0]);
+}
+
+/// A program that would take minutes to read: most of it is a hole.
+struct Endless {
+    _folder: tempfile::TempDir,
+    process: std::process::Child,
+}
+
+impl Endless {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("endless");
+        std::fs::copy("/bin/sleep", &path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        drop(file);
+        let process = std::process::Command::new(&path).arg("600").spawn();
+        Self {
+            _folder: folder,
+            process: process.unwrap(),
+        }
+    }
+
+    fn workload(&self) -> Workload {
+        let pid = i32::try_from(self.process.id()).unwrap();
+        Peer::of_pid(pid).unwrap().open().unwrap()
+    }
+}
+
+impl Drop for Endless {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_executable_is_read_only_while_somebody_waits() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    let program = Endless::start();
+
+    let free = runtime.block_on(async {
+        let config = UnixConfig {
+            discover_workload_path: true,
+            workload_size_limit: 0,
+        };
+        let attestor = UnixAttestor::new(config, SystemClock::shared());
+        let workload = program.workload();
+        let attested = tokio::time::timeout(Duration::from_secs(1), attestor.attest(&workload));
+        assert!(attested.await.is_err(), "a terabyte in a second");
+        let next = tokio::task::spawn_blocking(|| ());
+        tokio::time::timeout(Duration::from_secs(10), next).await
+    });
+    runtime.shutdown_background();
+
+    assert!(free.is_ok(), "the only thread goes on reading");
 }
