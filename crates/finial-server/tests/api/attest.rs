@@ -1,5 +1,7 @@
 //! Agents come in, renew, come again and are thrown out.
 
+use std::time::Duration;
+
 use finial_pki::key::KeyKind;
 use finial_pki::software::SoftwareKey;
 use finial_proto::convert;
@@ -7,6 +9,7 @@ use finial_proto::convert::denied::{self, Reason};
 use finial_proto::pb::spire::api::server::agent::v1 as pb;
 use finial_proto::pb::spire::api::server::agent::v1::agent_client::AgentClient;
 use finial_proto::pb::spire::api::types;
+use finial_runtime::clock::SystemClock;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -59,6 +62,33 @@ async fn a_token_is_spent_once_however_many_try() {
         }
     }
     assert_eq!(won, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_is_named_so_once_and_is_spent() {
+    let server = TestServer::start().await;
+    let request = pb::CreateJoinTokenRequest {
+        ttl: 1,
+        ..pb::CreateJoinTokenRequest::default()
+    };
+    let token = server.agents().create_join_token(request).await.unwrap();
+    let token = token.into_inner();
+    let clock = SystemClock::shared();
+    while convert::time::to_unix(clock.now()) <= token.expires_at {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    for text in ["join token expired", SPENT] {
+        let refused = server
+            .attest("join_token", &token.value)
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (Code::InvalidArgument, text)
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
