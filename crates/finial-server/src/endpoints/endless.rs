@@ -1,4 +1,4 @@
-//! The body of a stream that lasts until the server ends it.
+//! The body of an answer that lasts until the server ends it.
 
 use std::future::Future;
 use std::pin::Pin;

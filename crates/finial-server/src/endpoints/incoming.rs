@@ -28,9 +28,10 @@ pub(super) struct Bounds {
     pub(super) connection_window: u32,
 }
 
-/// The connections that have not shown yet that there is a client behind them. The oldest goes when there are too many.
+/// Those that have not shown yet that there is a client behind them, connections or calls. The oldest goes when there are too
+/// many.
 #[derive(Debug, Clone)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     limit: usize,
     queue: Arc<Mutex<VecDeque<CancellationToken>>>,
 }

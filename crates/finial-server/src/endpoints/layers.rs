@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::arriving::ArrivingBody;
 use super::endless::EndlessBody;
+use super::incoming::Waiting;
 use crate::api::audit::AuditTrail;
 use crate::api::limits::Limits;
 use crate::api::status;
@@ -46,6 +47,8 @@ pub(crate) struct Frame {
 pub(crate) struct ConnectionService {
     frame: Arc<Frame>,
     caller: Result<Caller, Unidentified>,
+    /// Among whom each call takes a place, for as long as it lasts.
+    crowd: Option<Waiting>,
 }
 
 /// A peer whose certificate was verified and yet names nobody; the text is part of the API.
@@ -57,7 +60,19 @@ const ENDLESS_LIMIT: Duration = Duration::from_hours(1);
 
 impl ConnectionService {
     pub(crate) fn new(frame: Arc<Frame>, caller: Result<Caller, Unidentified>) -> Self {
-        Self { frame, caller }
+        Self {
+            frame,
+            caller,
+            crowd: None,
+        }
+    }
+
+    /// Has each call take a place in `crowd`, and end when the place is needed for another.
+    pub(crate) fn among(self, crowd: Waiting) -> Self {
+        Self {
+            crowd: Some(crowd),
+            ..self
+        }
     }
 
     async fn answer(self, request: Request<Incoming>) -> Response<Body> {
@@ -93,9 +108,17 @@ impl ConnectionService {
                 span.record("caller_path", tracing::field::display(path.display()));
             }
         }
-        serve(self.frame, caller, row, request_id, request)
-            .instrument(span)
-            .await
+        let answer = serve(self.frame, caller, row, request_id, request).instrument(span);
+        let Some(crowd) = self.crowd else {
+            return answer.await;
+        };
+        let place = crowd.enter();
+        let answer = tokio::select! {
+            () = place.evicted() => return status::closing().into_http(),
+            answer = answer => answer,
+        };
+        let evicted = Box::pin(async move { place.evicted().await });
+        answer.map(|body| Body::new(EndlessBody::new(body, evicted)))
     }
 
     fn unknown(&self, path: &str) -> Response<Body> {

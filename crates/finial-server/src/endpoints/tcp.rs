@@ -41,6 +41,8 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_mins(3);
 const MAX_ANONYMOUS: usize = 4096;
 /// The end of such a connection, whatever it is doing.
 const ANONYMOUS_LIMIT: Duration = Duration::from_mins(6);
+/// Calls of all of them together. Each holds memory until it is answered, and may wait for its turn for long.
+const MAX_ANONYMOUS_CALLS: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 const IDENTIFIED: Bounds = Bounds {
@@ -88,6 +90,7 @@ impl TcpEndpoint {
         let tls = TlsAcceptor::from(self.tls);
         let waiting = Waiting::new(MAX_WAITING);
         let anonymous = Waiting::new(MAX_ANONYMOUS);
+        let anonymous_calls = Waiting::new(MAX_ANONYMOUS_CALLS);
         let handshakes = Waiting::new(MAX_HANDSHAKES);
         let mut connections = JoinSet::new();
         loop {
@@ -103,6 +106,7 @@ impl TcpEndpoint {
                             handshakes: handshakes.clone(),
                             tls: tls.clone(),
                             anonymous: anonymous.clone(),
+                            anonymous_calls: anonymous_calls.clone(),
                         };
                         connections.spawn(accepted.run(Arc::clone(&frame), stop.clone()));
                     }
@@ -128,12 +132,14 @@ struct Accepted {
     handshakes: Waiting,
     tls: TlsAcceptor,
     anonymous: Waiting,
+    anonymous_calls: Waiting,
 }
 
 impl Accepted {
     async fn run(self, frame: Arc<Frame>, stop: CancellationToken) {
         let addr = self.addr;
         let anonymous = self.anonymous.clone();
+        let calls = self.anonymous_calls.clone();
         let stream = tokio::select! {
             () = stop.cancelled() => return,
             stream = self.handshake() => match stream {
@@ -151,7 +157,7 @@ impl Accepted {
         }
         // Nobody vouches for these: they make room for each other, and none stays for ever.
         let place = anonymous.enter();
-        let serving = Box::pin(incoming::serve(io, service, ANONYMOUS, stop));
+        let serving = Box::pin(incoming::serve(io, service.among(calls), ANONYMOUS, stop));
         tokio::select! {
             () = serving => {}
             () = place.evicted() => {}
@@ -167,6 +173,7 @@ impl Accepted {
             handshakes,
             tls,
             anonymous: _,
+            anonymous_calls: _,
         } = self;
         let silence = async {
             tokio::select! {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use finial_proto::pb::spire::api::server::agent::v1::agent_client::AgentClient;
 use finial_proto::pb::spire::api::types;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::support::{BundleRequest, TestServer, entry, new_csr};
@@ -107,4 +109,34 @@ async fn a_certificate_of_another_authority_does_not_connect() {
         ),
         "{refused:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_open_calls_and_say_nothing_make_room_for_others() {
+    let server = TestServer::start().await;
+    let mut held = Vec::new();
+    let mut client = AgentClient::new(server.anonymous().await);
+    let silence = tokio_stream::pending();
+    let mut first = client.attest_agent(silence).await.unwrap().into_inner();
+    let mut opening = JoinSet::new();
+    for _ in 0..90 {
+        let channel = server.anonymous().await;
+        opening.spawn(async move {
+            let mut calls = Vec::new();
+            for _ in 0..100 {
+                let mut client = AgentClient::new(channel.clone());
+                calls.push(client.attest_agent(tokio_stream::pending()).await);
+            }
+            calls
+        });
+    }
+    while let Some(calls) = opening.join_next().await {
+        held.push(calls.unwrap());
+    }
+
+    let status = first.message().await.unwrap_err();
+
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    check(&server).await;
+    drop(held);
 }
