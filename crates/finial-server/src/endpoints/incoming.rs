@@ -1,25 +1,30 @@
 //! Connections: from an accepted stream to calls, to a goodbye.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rand::Rng as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-
-use super::layers::ConnectionService;
+use tonic::body::Body;
 
 /// What a connection is allowed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// After this long the client is told to open another connection; none means never.
     pub(super) max_age: Option<Duration>,
+    /// After this long it is cut off, whatever is under way; none means never.
+    pub(super) max_life: Option<Duration>,
     /// Calls at the same time.
     pub(super) max_streams: u32,
     /// Bytes of one call's request that may be on their way unread.
@@ -51,13 +56,11 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Serves the calls of one connection until the client leaves, its age is reached, or the server stops. Calls under way
 /// are finished; dropping the future cuts them off.
-pub(super) async fn serve<I>(
-    io: I,
-    service: ConnectionService,
-    bounds: Bounds,
-    stop: CancellationToken,
-) where
+pub(super) async fn serve<I, S>(io: I, service: S, bounds: Bounds, stop: CancellationToken)
+where
     I: Read + Write + Unpin,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -77,18 +80,21 @@ pub(super) async fn serve<I>(
             None => std::future::pending().await,
         }
     };
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            result = connection.as_mut() => return result,
+            () = stop.cancelled() => {}
+            () = age => {}
         }
-        () = age => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
     };
-    if let Err(error) = result
+    // A client that opens a call and reads no answer would stay for good.
+    let result = match bounds.max_life {
+        Some(life) => tokio::time::timeout(life, served).await,
+        None => Ok(served.await),
+    };
+    if let Ok(Err(error)) = result
         && !went_away(&error)
     {
         tracing::debug!(
@@ -196,7 +202,53 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::time::Instant;
+    use tonic::transport::Endpoint;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_end_does_not_keep_its_connection() {
+        let (client, server) = tokio::io::duplex(64 * 1024);
+        let life = Duration::from_mins(75);
+        let bounds = Bounds {
+            max_age: Some(Duration::from_mins(3)),
+            max_life: Some(life),
+            max_streams: 10,
+            stream_window: 64 * 1024,
+            connection_window: 64 * 1024,
+        };
+        let never = service_fn(|_| std::future::pending());
+        let mut client = Some(client);
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let client = client.take().map(TokioIo::new);
+            async move { client.ok_or_else(|| io::Error::other("connected once already")) }
+        });
+        let mut tasks = JoinSet::new();
+        let start = Instant::now();
+        tasks.spawn(async move {
+            serve(
+                TokioIo::new(server),
+                never,
+                bounds,
+                CancellationToken::new(),
+            )
+            .await;
+        });
+        let channel = Endpoint::from_static("http://in.memory")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
+        let call = channel.oneshot(Request::new(Body::empty()));
+
+        let answer = tokio::time::timeout(2 * life, call).await;
+
+        assert!(answer.expect("the connection ends").is_err());
+        assert!(start.elapsed() >= life);
+    }
 
     #[test]
     fn the_longest_waiting_gives_way_when_all_places_are_taken() {

@@ -37,16 +37,17 @@ const MAX_WAITING: usize = 16_384;
 /// only a second later, and a thousand agents may come at once.
 const BACKLOG: u32 = 16_384;
 const MAX_CONNECTION_AGE: Duration = Duration::from_mins(3);
+/// An open-ended stream may begin when the connection has just reached its age, and lasts a good hour.
+const MAX_CONNECTION_LIFE: Duration = Duration::from_mins(75);
 /// Connections without a client certificate, after their handshake.
 const MAX_ANONYMOUS: usize = 4096;
-/// The end of such a connection, whatever it is doing.
-const ANONYMOUS_LIMIT: Duration = Duration::from_mins(6);
 /// Calls of all of them together. Each holds memory until it is answered, and may wait for its turn for long.
 const MAX_ANONYMOUS_CALLS: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 const IDENTIFIED: Bounds = Bounds {
     max_age: Some(MAX_CONNECTION_AGE),
+    max_life: Some(MAX_CONNECTION_LIFE),
     max_streams: 250,
     stream_window: 1024 * 1024,
     connection_window: 2 * 1024 * 1024,
@@ -55,6 +56,7 @@ const IDENTIFIED: Bounds = Bounds {
 /// are allowed, and would see the rest refused.
 const ANONYMOUS: Bounds = Bounds {
     max_age: Some(MAX_CONNECTION_AGE),
+    max_life: Some(Duration::from_mins(6)),
     max_streams: 100,
     stream_window: 64 * 1024,
     connection_window: 128 * 1024,
@@ -161,7 +163,6 @@ impl Accepted {
         tokio::select! {
             () = serving => {}
             () = place.evicted() => {}
-            () = tokio::time::sleep(ANONYMOUS_LIMIT) => {}
         }
     }
 

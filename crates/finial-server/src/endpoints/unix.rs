@@ -29,6 +29,7 @@ const DIR_MODE: u32 = 0o750;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 const BOUNDS: Bounds = Bounds {
     max_age: None,
+    max_life: None,
     max_streams: 1000,
     stream_window: 1024 * 1024,
     connection_window: 4 * 1024 * 1024,
