@@ -4,9 +4,9 @@
 //! connection holds is small: tens of thousands may be open, most of them waiting for the next rotation.
 
 pub mod admin;
+mod crowd;
 mod dispatch;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Backlog, listen};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
+use self::crowd::{Crowd, Place};
 use self::dispatch::{Dispatch, Services};
 pub use self::dispatch::{SECURITY_HEADER, SECURITY_HEADER_VALUE};
 use crate::api::health::HealthApi;
@@ -42,6 +42,8 @@ pub struct Endpoints {
     path: PathBuf,
     services: Services,
     unseen: Arc<UnseenCallers>,
+    /// How many connections may be open.
+    room: usize,
 }
 
 impl Endpoints {
@@ -53,12 +55,13 @@ impl Endpoints {
         // Callers do not wait for room in the queue, they fail: as much as the kernel gives.
         listen(&listener, Backlog::MAXALLOWABLE)
             .with_context(|| format!("failed to listen on unix socket {}", path.display()))?;
-        raise_file_limit();
+        let room = room_for(raise_file_limit());
         Ok(Self {
             listener,
             path: path.to_owned(),
             services: services(path, workload_api)?,
             unseen: Arc::default(),
+            room,
         })
     }
 
@@ -82,7 +85,8 @@ impl Endpoints {
             apis = "Workload API",
             "Starting agent APIs"
         );
-        let room = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+        let crowd = Crowd::new(self.room);
+        let mut is_full = false;
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -92,22 +96,26 @@ impl Endpoints {
                     log_panic(ended);
                     continue;
                 }
-                accepted = accept(&self.listener, &room) => accepted,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((socket, permit)) => {
+                Ok((socket, _)) => {
+                    is_full = false;
+                    let user = socket.peer_cred().map_or(u32::MAX, |peer| peer.uid());
                     let Some(caller) = identify(&socket, &self.unseen) else {
                         continue;
                     };
                     let dispatch = Dispatch::new(self.services.clone(), Arc::new(caller));
-                    connections.spawn(async move {
-                        serve_connection(socket, dispatch).await;
-                        drop(permit);
-                    });
+                    connections.spawn(serve_connection(socket, dispatch, crowd.enter(user)));
                 }
                 Err(error) => {
-                    tracing::warn!(subsystem_name = SUBSYSTEM, %error, "Connection failed during accept");
                     // Out of file descriptors, mostly: what was not accepted waits in the queue.
+                    if std::mem::replace(&mut is_full, true) {
+                        tracing::debug!(subsystem_name = SUBSYSTEM, %error, "Connection failed during accept");
+                    } else {
+                        tracing::warn!(subsystem_name = SUBSYSTEM, %error, "Connection failed during accept");
+                    }
+                    crowd.make_room();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -120,19 +128,6 @@ impl Endpoints {
         connections.shutdown().await;
         Ok(())
     }
-}
-
-/// Takes the next connection once there is room for it. Cancel-safe.
-async fn accept(
-    listener: &UnixListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (socket, _) = listener.accept().await?;
-    Ok((socket, permit))
 }
 
 /// Captures who connected. A process that is gone needs no answer; one that cannot be seen gets one for every call.
@@ -154,7 +149,7 @@ fn identify(socket: &UnixStream, unseen: &UnseenCallers) -> Option<Caller> {
     Some(Caller::new(peer))
 }
 
-async fn serve_connection(socket: UnixStream, dispatch: Dispatch) {
+async fn serve_connection(socket: UnixStream, dispatch: Dispatch, place: Place) {
     let caller = Arc::clone(dispatch.caller());
     let connection = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(WINDOW_BYTES)
@@ -167,8 +162,12 @@ async fn serve_connection(socket: UnixStream, dispatch: Dispatch) {
         ended = connection.as_mut() => ended,
         () = caller.hung_up() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = place.evicted() => return,
+            }
         }
+        () = place.evicted() => return,
     };
     if let Err(error) = ended {
         tracing::debug!(subsystem_name = SUBSYSTEM, pid = caller.pid(), error = %chain(&error), "connection ended");
@@ -214,18 +213,28 @@ fn services(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Se
     })
 }
 
-/// Lets the process hold as many files as it may: an open stream takes two.
-fn raise_file_limit() {
+/// Lets the process hold as many files as it may, and returns how many, if that is known.
+fn raise_file_limit() -> Option<u64> {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-        } else {
-            Ok(())
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         }
+        Ok(hard)
     });
-    if let Err(error) = raised {
-        tracing::warn!(subsystem_name = SUBSYSTEM, %error, "failed to raise the limit of open files");
-    }
+    raised
+        .inspect_err(|error| {
+            tracing::warn!(subsystem_name = SUBSYSTEM, %error, "failed to raise the limit of open files");
+        })
+        .ok()
+}
+
+/// How many connections so many files are enough for, with some left to attest with and for everything else.
+fn room_for(files: Option<u64>) -> usize {
+    let files = files.and_then(|files| usize::try_from(files).ok());
+    files.map_or(CONNECTION_LIMIT, |files| {
+        let left = files.saturating_sub((files / 4).clamp(FEWEST_OTHER_FILES, MOST_OTHER_FILES));
+        (left / FILES_PER_CONNECTION).clamp(1, CONNECTION_LIMIT)
+    })
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
@@ -238,6 +247,11 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 
 /// Open connections; the file table is the tighter limit on most hosts.
 const CONNECTION_LIMIT: usize = 65_536;
+/// Its socket, and what holds its process.
+const FILES_PER_CONNECTION: usize = 2;
+const FEWEST_OTHER_FILES: usize = 64;
+/// Each of the attestations at a time opens a few.
+const MOST_OTHER_FILES: usize = 2048;
 /// Streams on one connection: clients that open thousands on one must all be served.
 const STREAM_LIMIT: u32 = 16_384;
 /// The least HTTP/2 allows for: requests of this API are nearly empty.

@@ -11,6 +11,7 @@ use finial_proto::pb::{JwtsvidRequest, WitsvidRequest, X509BundlesRequest, X509s
 use finial_runtime::clock::SystemClock;
 use spiffe_types::selector::Selector;
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -472,4 +473,42 @@ async fn an_entry_that_the_failed_attestor_cannot_complete_holds_nobody_up() {
             "{selectors:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("public/api.sock");
+    let mut endpoints = Endpoints::bind(&socket, None).unwrap();
+    endpoints.room = 3;
+    let shutdown = CancellationToken::new();
+    let mut serving = JoinSet::new();
+    serving.spawn(endpoints.serve(shutdown.clone()));
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(UnixStream::connect(&socket).await.unwrap());
+    }
+
+    let channel = finial_client::connect::unix(&socket);
+    let asked = async {
+        let request = HealthCheckRequest::default();
+        HealthClient::new(channel).check(request).await
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(10), asked).await;
+
+    answer.expect("there is room").unwrap();
+    let mut rest = Vec::new();
+    silent[0].read_to_end(&mut rest).await.unwrap();
+    shutdown.cancel();
+    serving.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[test]
+fn room_leaves_files_for_everything_else() {
+    assert_eq!(room_for(None), CONNECTION_LIMIT);
+    assert_eq!(room_for(Some(u64::MAX)), CONNECTION_LIMIT);
+    assert_eq!(room_for(Some(1_000_000)), CONNECTION_LIMIT);
+    assert_eq!(room_for(Some(20_000)), 8_976);
+    assert_eq!(room_for(Some(1024)), 384);
+    assert_eq!(room_for(Some(10)), 1);
 }
