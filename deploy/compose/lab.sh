@@ -5,6 +5,7 @@
 #   lab.sh proof            show the proof again
 #   lab.sh traffic MINUTES  watch agent_a's calls that long: none may fail, and identities must rotate
 #   lab.sh restarts         restart workloads, agent and server in turn; each time all must heal without a hand
+#   lab.sh healed           wait until agent_a is answered again
 #   lab.sh down             stop, and keep what is stored; `lab.sh clean` forgets it too
 #
 # With the agent's access to Docker through a socket proxy:
@@ -55,13 +56,17 @@ proof() {
     docker compose exec -T agent-a python x509_watch.py "$socket" --rotations=1 --expect-id=spiffe://example.org/agent_a
 }
 
+healed() {
+    since=$(date +%s)
+    answered "$since"
+    echo "healed in $(($(date +%s) - since)) s"
+}
+
 restarts() {
     for service in agent-a agent-b agent server; do
         step "restarting $service"
         docker compose restart "$service"
-        since=$(date +%s)
-        answered "$since"
-        echo "healed in $(($(date +%s) - since)) s"
+        healed
     done
 }
 
@@ -81,10 +86,11 @@ case ${1:-up} in
         judge "$since" --rotations="${2:-5}"
         ;;
     restarts) restarts ;;
+    healed) healed ;;
     down) docker compose --profile proof down ;;
     clean) docker compose --profile proof down --volumes ;;
     *)
-        echo "usage: $0 [up|proof|traffic MINUTES|restarts|down|clean]" >&2
+        echo "usage: $0 [up|proof|traffic MINUTES|restarts|healed|down|clean]" >&2
         exit 64
         ;;
 esac

@@ -1,6 +1,6 @@
 //! A trust domain in containers: the images of `deploy/docker`, filled with the programs that the tests were built with.
 //!
-//! Nothing is pulled: base and libraries come from this machine, since programs of the test profile are linked to them.
+//! Nothing is pulled: what packs the images, and what workloads run, comes from this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ impl Containers {
             "--entrypoint=/bin/sleep",
         ];
         arguments.extend_from_slice(flags);
-        arguments.extend([AGENT_IMAGE, "3600"]);
+        arguments.extend([WORKLOAD_IMAGE, "3600"]);
         self.run(name, &arguments)?;
         Ok(())
     }
@@ -268,13 +268,14 @@ fn both(output: &Output) -> String {
     )
 }
 
-/// Builds the images once.
-fn images() -> Result<()> {
+/// Builds the images of server, agent and workloads once; gives the names of the first two.
+pub fn images() -> Result<(&'static str, &'static str)> {
     static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     BUILT
         .get_or_init(|| build_images().map_err(|error| format!("{error:#}")))
         .clone()
-        .map_err(anyhow::Error::msg)
+        .map_err(anyhow::Error::msg)?;
+    Ok((SERVER_IMAGE, AGENT_IMAGE))
 }
 
 fn build_images() -> Result<()> {
@@ -293,51 +294,32 @@ fn build_images() -> Result<()> {
     let context = folder.path().join("context");
     let prebuilt = context.join("prebuilt");
     fs::create_dir_all(&prebuilt)?;
+    let programs = tools::static_programs();
     for name in ["finial-server", "finial-agent"] {
-        fs::copy(tools::binary(name), prebuilt.join(name))?;
+        fs::copy(programs.join(name), prebuilt.join(name))?;
     }
     // What is in it does not matter here, only that it is carried along.
     fs::write(prebuilt.join("ca-certificates.crt"), "")?;
     let dockerfile = tools::folder().join("../deploy/docker/Dockerfile");
     fs::copy(dockerfile, context.join("Dockerfile"))?;
-    let context = context.display().to_string();
-
-    let libraries = folder.path().join("libraries");
-    let programs = [
-        tools::binary("finial-server"),
-        tools::binary("finial-agent"),
-        found("sleep"),
-    ];
-    install(&libraries.join("root"), &programs)?;
     for (target, image) in [("server", SERVER_IMAGE), ("agent", AGENT_IMAGE)] {
-        let bare = format!("{image}-bare");
-        succeed(&[
-            "build",
-            "-q",
-            "--target",
-            target,
-            "-t",
-            &bare,
-            "--build-arg",
-            &format!("BASE_IMAGE={BASE_IMAGE}"),
-            "--build-arg",
-            "PREBUILT=prebuilt",
-            &context,
-        ])?;
-        let root = libraries.join("root");
-        // Our own programs came along for the sake of their libraries.
-        for program in programs.iter().take(2) {
-            let path = below(&root, program);
-            if path.exists() {
-                fs::remove_file(path)?;
-            }
-        }
-        fs::write(
-            libraries.join("Dockerfile"),
-            format!("FROM {bare}\nCOPY root/ /\n"),
-        )?;
-        succeed(&["build", "-q", "-t", image, &libraries.display().to_string()])?;
+        let base = format!("BASE_IMAGE={BASE_IMAGE}");
+        let mut words = vec!["build", "-q", "--target", target, "-t", image];
+        words.extend(["--build-arg", &base, "--build-arg", "PREBUILT=prebuilt"]);
+        let context = context.display().to_string();
+        words.push(&context);
+        succeed(&words)?;
     }
+
+    // An agent's image that can sleep is a workload's: `spire-agent api fetch` is its client.
+    let workload = folder.path().join("workload");
+    install(&workload.join("root"), &[found("sleep")])?;
+    fs::write(
+        workload.join("Dockerfile"),
+        format!("FROM {AGENT_IMAGE}\nCOPY root/ /\n"),
+    )?;
+    let context = workload.display().to_string();
+    succeed(&["build", "-q", "-t", WORKLOAD_IMAGE, &context])?;
     Ok(())
 }
 
@@ -389,6 +371,7 @@ fn tar(folder: &Path, archive: &Path) -> Result<()> {
 const BASE_IMAGE: &str = "finial-test-base";
 const SERVER_IMAGE: &str = "finial-test-server";
 const AGENT_IMAGE: &str = "finial-test-agent";
+const WORKLOAD_IMAGE: &str = "finial-test-workload";
 
 /// Where the images expect it, with the defaults they rely on: relative paths start at the working directory.
 const SERVER_CONFIG: &str = r#"

@@ -3,7 +3,10 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use crate::wait;
 
 /// The folder of the whole-system tests.
 pub fn folder() -> &'static Path {
@@ -23,35 +26,66 @@ pub fn binary(name: &str) -> PathBuf {
             if let Some(built) = std::env::var_os("FINIAL_TEST_PROGRAMS") {
                 return PathBuf::from(built);
             }
-            let test = std::env::current_exe().expect("a test has a path");
-            // …/target/PROFILE/deps/NAME-HASH
-            let profile = test
-                .parent()
-                .and_then(Path::parent)
-                .expect("a test lies two folders down");
-            let target = profile.parent().expect("a profile lies in a target folder");
-            let mut command = Command::new(env!("CARGO"));
-            command
-                .args(["build", "--quiet", "--target-dir"])
-                .arg(target)
-                .args([
-                    "-p",
-                    "finial-server",
-                    "-p",
-                    "finial-agent",
-                    "-p",
-                    "finial",
-                    "--bins",
-                ])
-                .current_dir(folder());
-            if profile.ends_with("release") {
-                command.arg("--release");
-            }
-            let status = command.status().expect("cargo starts");
+            let profile = profile_folder();
+            let mut command = cargo("build", &profile);
+            command.args(["-p", "finial-server", "-p", "finial-agent", "-p", "finial"]);
+            let status = command.arg("--bins").status().expect("cargo starts");
             assert!(status.success(), "finial's programs do not build");
-            profile.to_owned()
+            profile
         })
         .join(name)
+}
+
+/// The folder with `finial-server` and `finial-agent` linked statically, as an image that holds nothing else needs them. Only
+/// what is linked last is built anew.
+///
+/// # Panics
+/// When they do not build.
+#[expect(clippy::expect_used, reason = "a test ends by panicking")]
+pub fn static_programs() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            if let Some(built) = std::env::var_os("FINIAL_TEST_PROGRAMS") {
+                return PathBuf::from(built);
+            }
+            let profile = profile_folder();
+            let folder = profile.join("static");
+            std::fs::create_dir_all(&folder).expect("the target folder is writable");
+            for name in ["finial-server", "finial-agent"] {
+                let mut command = cargo("rustc", &profile);
+                command.args(["-p", name, "--bin", name, "--", "-C"]);
+                // A file of its own: other suites run the program of that name in the folder above.
+                let emit = format!("--emit=link={}", folder.join(name).display());
+                let status = command.args(["target-feature=+crt-static", &emit]).status();
+                assert!(
+                    status.expect("cargo starts").success(),
+                    "{name} cannot be linked statically; distributions keep libc.a in a package such as glibc-static"
+                );
+            }
+            folder
+        })
+        .clone()
+}
+
+/// The folder of the programs built with the profile of this test: it lies in `…/target/PROFILE/deps`.
+#[expect(clippy::expect_used, reason = "a test ends by panicking")]
+fn profile_folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.parent().and_then(Path::parent);
+    profile.expect("a test lies two folders down").to_owned()
+}
+
+fn cargo(verb: &str, profile: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args([verb, "--quiet", "--target-dir"])
+        .arg(profile.parent().unwrap_or(profile))
+        .current_dir(folder());
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    command
 }
 
 /// A Python interpreter that has the packages of `tests/interop/requirements.txt`.
@@ -107,13 +141,58 @@ pub fn go_watcher() -> Option<PathBuf> {
         .clone()
 }
 
-/// A container engine that answers Docker's command line.
-pub fn docker() -> Option<()> {
+/// A container engine that answers Docker's command line, for as long as the guard is held: whoever restarts the engine waits.
+pub fn docker() -> Option<RwLockReadGuard<'static, ()>> {
     static FOUND: OnceLock<Option<()>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
+    let engine = ENGINE.read().unwrap_or_else(PoisonError::into_inner);
+    let answers = FOUND.get_or_init(|| {
         let answers = succeeds(Command::new("docker").arg("info"));
         found(answers.then_some(()), "a running Docker engine")
-    })
+    });
+    answers.is_some().then_some(engine)
+}
+
+/// Restarts the container engine while no other test uses it, with the command that `FINIAL_TEST_ENGINE_RESTART` names, and
+/// waits until it answers. `None` when none is named.
+///
+/// # Panics
+/// When the command fails, or the engine does not answer within a minute.
+#[expect(clippy::expect_used, reason = "a test ends by panicking")]
+pub fn restart_engine() -> Option<()> {
+    let command = found(
+        std::env::var_os("FINIAL_TEST_ENGINE_RESTART"),
+        "a command in FINIAL_TEST_ENGINE_RESTART that restarts the Docker engine",
+    )?;
+    let _alone = ENGINE.write().unwrap_or_else(PoisonError::into_inner);
+    let status = Command::new("sh").arg("-c").arg(command).status();
+    assert!(
+        status.expect("a shell starts").success(),
+        "the engine does not restart"
+    );
+    wait::until("the engine", Duration::from_mins(1), || {
+        succeeds(Command::new("docker").arg("info")).then_some(())
+    });
+    Some(())
+}
+
+/// Docker's Compose, from 2.24 on.
+pub fn compose() -> Option<()> {
+    let works = succeeds(Command::new("docker").args(["compose", "version"]));
+    found(works.then_some(()), "docker compose")
+}
+
+/// An image with Python and pip: the one that `PYTHON_IMAGE` names, or the official one where it can be pulled.
+pub fn python_image() -> Option<String> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            let name = std::env::var("PYTHON_IMAGE")
+                .unwrap_or_else(|_| "docker.io/library/python:3.11-slim".to_owned());
+            let there = succeeds(Command::new("docker").args(["image", "inspect", &name]))
+                || succeeds(Command::new("docker").args(["pull", "-q", &name]));
+            found(there.then_some(name), "an image with Python (PYTHON_IMAGE)")
+        })
+        .clone()
 }
 
 /// Whether this is root, who may run as anybody.
@@ -157,3 +236,6 @@ fn say(line: &str) {
     // A closed standard error leaves nobody to tell.
     drop(writeln!(std::io::stderr(), "{line}"));
 }
+
+/// Read by those who use the container engine, written by those who restart it.
+static ENGINE: RwLock<()> = RwLock::new(());

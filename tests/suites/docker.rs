@@ -35,9 +35,9 @@ fn assert_refused(lab: &Containers, name: &str, words: &[&str]) {
 
 #[test]
 fn labelled_containers_get_their_identities_and_one_without_a_label_is_refused() {
-    if tools::docker().is_none() {
+    let Some(_engine) = tools::docker() else {
         return;
-    }
+    };
     let (lab, a, b) = lab();
     for namespace in ["private", "host"] {
         let flag = format!("--cgroupns={namespace}");
@@ -64,9 +64,9 @@ fn labelled_containers_get_their_identities_and_one_without_a_label_is_refused()
 
 #[test]
 fn a_container_keeps_its_identity_through_pause_and_restart_and_lends_it_to_nobody() {
-    if tools::docker().is_none() {
+    let Some(_engine) = tools::docker() else {
         return;
-    }
+    };
     let (lab, a, b) = lab();
     lab.start_workload("a", "agent", &[&label("a")]).unwrap();
     lab.wait_identity("a", &a);
@@ -100,9 +100,9 @@ fn a_container_keeps_its_identity_through_pause_and_restart_and_lends_it_to_nobo
 
 #[test]
 fn an_agent_that_cannot_see_callers_or_engine_and_a_server_without_its_folder_say_what_to_do() {
-    if tools::docker().is_none() {
+    let Some(_engine) = tools::docker() else {
         return;
-    }
+    };
     let lab = Containers::start().unwrap();
     lab.start_agent("blind", &["-v", ENGINE]).unwrap();
     lab.start_workload("unseen", "blind", &[&label("a")])

@@ -5,6 +5,7 @@
     reason = "a test ends by panicking"
 )]
 
+mod compose;
 mod crashes;
 mod docker;
 mod explain;
