@@ -42,7 +42,7 @@ impl Synchronizer {
             .map_err(|_elapsed| SyncError::Silent {
                 silence: RPC_TIMEOUT,
             })?
-            .map_err(SyncError::rpc("follow entries"))?
+            .map_err(SyncError::rpc(FOLLOW))?
             .into_inner();
 
         let mut step = PartialStep::default();
@@ -53,7 +53,7 @@ impl Synchronizer {
         loop {
             tokio::select! {
                 message = answers.message() => {
-                    let message = message.map_err(SyncError::rpc("follow entries"))?.ok_or(SyncError::Closed)?;
+                    let message = message.map_err(SyncError::rpc(FOLLOW))?.ok_or(SyncError::Closed)?;
                     if message.heartbeat_interval_ms > 0 {
                         silence = Duration::from_millis(message.heartbeat_interval_ms.into()) * 2;
                     }
@@ -195,6 +195,8 @@ fn send(requests: &mpsc::Sender<sync_api::FollowRequest>, step: Step) -> bool {
 }
 
 const REQUESTS: usize = 8;
+/// What a stream that breaks has failed to do, in the words that SPIRE's agent has for its polls and that scripts look for.
+const FOLLOW: &str = "fetch authorized entries";
 /// Steps come cut into small messages; this only bounds what a broken server can make the agent hold at once.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 

@@ -194,17 +194,18 @@ fn new_entry(flags: &Flags) -> anyhow::Result<types::Entry> {
         node || flags.non_empty("parentID").is_some(),
         "a parent ID is required if the node flag is not set"
     );
-    // SPIRE drops the parent without a word.
-    ensure!(
-        !node || flags.non_empty("parentID").is_none(),
-        "the -node flag sets the parent ID, so -parentID can't be given with it"
-    );
     let mut entry = entry_of_flags(flags, |spiffe_id| {
         if node {
+            let server = SpiffeId::server_id(&spiffe_id.trust_domain());
+            // SPIRE drops any parent without a word; scripts give the one that comes of it.
+            ensure!(
+                flags
+                    .non_empty("parentID")
+                    .is_none_or(|parent| parent == server.as_str()),
+                "the -node flag sets the parent ID to {server}; leave -parentID out or give that"
+            );
             Ok(types::Spiffeid {
-                path: SpiffeId::server_id(&spiffe_id.trust_domain())
-                    .path()
-                    .to_owned(),
+                path: server.path().to_owned(),
                 trust_domain: spiffe_id.trust_domain_name().to_owned(),
             })
         } else {
@@ -413,11 +414,14 @@ mod tests {
 
     #[test]
     fn a_node_entry_hangs_below_the_server() {
-        let entry = parse(&["-selector", "a:b:c", "-node", "-spiffeID", "spiffe://td/x"]).unwrap();
-        assert_eq!(
-            id::render(entry.parent_id.as_ref()),
-            "spiffe://td/spire/server"
-        );
+        let words = ["-selector", "a:b:c", "-node", "-spiffeID", "spiffe://td/x"];
+        let entry = parse(&words).unwrap();
+        let server = "spiffe://td/spire/server";
+        assert_eq!(id::render(entry.parent_id.as_ref()), server);
+        let with_parent = |parent| parse(&[&words[..], &["-parentID", parent]].concat());
+        assert_eq!(with_parent(server).unwrap(), entry);
+        let error = with_parent("spiffe://td/other").unwrap_err().to_string();
+        assert!(error.contains(server), "{error}");
         assert_eq!(entry.selectors, [id::selector("a:b:c").unwrap()]);
         assert_eq!(entry.additional_attributes, None);
     }
