@@ -122,12 +122,15 @@ pub(crate) fn unauthorized(row: &Row, error: &AuthorizeError) -> Status {
     match error {
         AuthorizeError::Denied(reason) => {
             let text = format!("authorization denied for method {}", row.path);
-            tracing::error!(
-                subsystem_name = "api",
-                error = text,
-                reason = reason.map(tracing::field::display),
-                "Failed to authenticate caller"
-            );
+            // Two lines, as SPIRE writes them: scripts look for the first, with the caller's ID in it.
+            match reason {
+                Some(DenyReason::Expired) => log("Agent SVID is expired", None),
+                Some(DenyReason::NotAttested) => log("Agent is not attested", None),
+                Some(DenyReason::Banned) => log("Agent is banned", None),
+                Some(DenyReason::NotActive) => log("Agent SVID is not active", None),
+                Some(DenyReason::MustReattest) | None => {}
+            }
+            log("Failed to authenticate caller", Some(&text));
             deny(&text, *reason)
         }
         AuthorizeError::LookUpAgent(_) | AuthorizeError::ActivateSerial(_) => {
