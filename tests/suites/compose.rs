@@ -1,4 +1,4 @@
-//! The lab of `deploy/compose`, brought up and judged by the script that its README names. Needs Docker with Compose.
+//! Docker Compose: the lab of `deploy/compose`, brought up and judged by the script that its README names, and files written for SPIRE.
 
 use std::process::{Command, Stdio};
 
@@ -99,4 +99,28 @@ fn the_lab_works_with_a_proxy_between_agent_and_engine() {
     };
     let files = "docker-compose.yaml:socket-proxy.yaml";
     Lab::new("proxy", files, &python_image).does(&["up"]);
+}
+
+#[test]
+fn files_and_scripts_written_for_spire_work_with_other_names_of_images() {
+    let Some(_engine) = tools::docker() else {
+        return;
+    };
+    let (Some(()), Some(_)) = (tools::compose(), tools::openssl()) else {
+        return;
+    };
+    let (server, agent) = containers::images().unwrap();
+    let output = Command::new(tools::folder().join("compose/run.sh"))
+        .env(
+            "COMPOSE_PROJECT_NAME",
+            format!("finial-test-spire-{}", std::process::id()),
+        )
+        .env("SERVER_IMAGE", server)
+        .env("AGENT_IMAGE", agent)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{text}{errors}", output.status);
 }
