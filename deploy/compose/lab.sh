@@ -53,6 +53,10 @@ proof() {
     ask proof --expect=spiffe://example.org/somebody --refused
     step "a container without an entry is refused"
     docker compose run --rm -T stranger
+    step "and the agent explains why"
+    stranger=$(docker compose run --rm -d --entrypoint sleep stranger 600)
+    docker compose exec -T agent finial-agent explain -container "$stranger"
+    docker rm -f "$stranger" >/dev/null
     step "agent_a's identity rotates"
     docker compose exec -T agent-a python x509_watch.py "$socket" --rotations=1 --expect-id=spiffe://example.org/agent_a
 }

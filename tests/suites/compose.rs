@@ -73,6 +73,12 @@ fn the_lab_proves_itself_and_heals_after_restarts_of_everything() {
     let proof = lab.does(&["up"]);
     let answer = "Hello spiffe://example.org/agent_a, your message 'proof' was successfully received and validated.";
     assert_eq!(proof.matches(answer).count(), 2, "{proof}");
+    for words in [
+        "no identity issued (StatusCode.PERMISSION_DENIED)",
+        "Missing        : docker:label:org.example.workload:agent_a",
+    ] {
+        assert!(proof.contains(words), "{words} is missing in: {proof}");
+    }
 
     lab.does(&["traffic", &minutes.to_string()]);
     lab.does(&["restarts"]);
