@@ -2,7 +2,7 @@
 //! SPIRE's, theirs in the same run.
 //!
 //! `cargo bench -p finial-tests --bench system` (all), or with names after `--`: `start`, `latency`, `svids`, `fetches`,
-//! `streams`, `agents`, `entries`.
+//! `streams`, `agents`, `entries`, `docker`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,6 +10,7 @@
 )]
 
 mod agents;
+mod docker;
 mod entries;
 mod fetches;
 mod latency;
@@ -35,7 +36,7 @@ fn main() {
         .collect();
     let mut makes = vec![Make::Finial];
     makes.extend(tools::spire().map(Make::Spire));
-    let measurements: [Measurement; 7] = [
+    let measurements: [Measurement; 8] = [
         ("start", start::measure),
         ("latency", latency::measure),
         ("svids", svids::measure),
@@ -43,6 +44,7 @@ fn main() {
         ("streams", streams::measure),
         ("agents", agents::measure),
         ("entries", entries::measure),
+        ("docker", docker::measure),
     ];
     for (name, measure) in measurements {
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
