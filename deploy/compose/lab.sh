@@ -82,6 +82,7 @@ case ${1:-up} in
         docker compose up -d
         step "waiting for the first answer"
         answered "$since"
+        echo "first answer after $(($(date +%s) - since)) s"
         proof
         step "took $(($(date +%s) - since)) s"
         ;;

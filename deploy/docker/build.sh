@@ -16,8 +16,10 @@ if [ "${1:-}" != --packed ]; then
     PATH=$PWD/target/tools/bin:$PATH
     command -v cargo-auditable >/dev/null || cargo install --quiet --locked --root target/tools cargo-auditable@0.7.7
     # `--target` keeps the flags away from build scripts and macros, which cannot be linked statically. Packed relative relocations take
-    # half a megabyte off.
-    export RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
+    # half a megabyte off. Where the sources lie must not be in the binaries: the same sources make the same binaries anywhere.
+    home=${CARGO_HOME:-$HOME/.cargo}
+    export RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$PWD=/finial --remap-path-prefix=$home=/cargo"
+    export CFLAGS="-ffile-prefix-map=$home=/cargo"
     mkdir -p "$packed"
     for name in server agent; do
         cargo auditable build --locked --profile ship --target "$target" -p "finial-$name"
