@@ -6,6 +6,9 @@
 //!
 //! `/proc/<pid>/cgroup` comes from the kernel. `mountinfo` can be arranged by the workload, so it is asked only where the cgroup file
 //! tells nothing at all: when the agent shares the workload's cgroup namespace and every path in it is `/`.
+//!
+//! An id found here is a claim: whoever may make cgroups, be it in a subtree delegated to him, can name one after another's container.
+//! [`is_inside`] tells whether it holds, by the process that the engine says the container started with.
 
 use finial_plugin::AttestError;
 use finial_plugin::workload::{Workload, WorkloadError};
@@ -62,23 +65,36 @@ impl From<LocateError> for AttestError {
     }
 }
 
+/// One of the cgroups a process is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    /// The controllers or the name of the hierarchy, as the kernel writes them; empty for version 2.
+    pub hierarchy: String,
+    /// The path, as the cgroup namespace of the reader shows it.
+    pub path: String,
+}
+
 /// What the files of a process tell about its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// The container; `None` outside of containers.
     pub container: Option<Container>,
-    /// The paths of the process's cgroups.
-    pub cgroups: Vec<String>,
+    /// The process's cgroups.
+    pub cgroups: Vec<Cgroup>,
 }
 
-/// Reads the paths of the cgroups of `workload`.
-pub fn cgroups(workload: &Workload, verbose: bool) -> Result<Vec<String>, LocateError> {
-    let paths = match optional(workload.read_text("cgroup", CGROUP_LIMIT_BYTES))? {
-        Some(content) => cgroup_paths(&content)?,
+/// Reads the cgroups of `workload`.
+pub fn cgroups(workload: &Workload, verbose: bool) -> Result<Vec<Cgroup>, LocateError> {
+    let rows = match optional(workload.read_text("cgroup", CGROUP_LIMIT_BYTES))? {
+        Some(content) => cgroup_rows(&content)?,
         None => Vec::new(),
     };
-    log_rows(verbose, "PID cgroup enumerated", &paths);
-    Ok(paths)
+    log_rows(
+        verbose,
+        "PID cgroup enumerated",
+        rows.iter().map(|row| &*row.path),
+    );
+    Ok(rows)
 }
 
 /// Finds the container of `workload`.
@@ -89,24 +105,56 @@ pub fn locate(workload: &Workload, verbose: bool) -> Result<Location, LocateErro
             Some(content) => cgroup_mount_roots(&content)?,
             None => Vec::new(),
         };
-        log_rows(verbose, "PID mount enumerated", &roots);
+        log_rows(
+            verbose,
+            "PID mount enumerated",
+            roots.iter().map(String::as_str),
+        );
         Ok(roots)
     })
+}
+
+/// Tells whether a process in the cgroups `caller` is in the container `id`, whose first process is in the cgroups `first`.
+///
+/// Wherever the caller's path bears the id, it must lie in the very cgroup that bears it for the first process: one of that name
+/// elsewhere is somebody's invention. Where no path bears it, since the reader's namespace hides them, both must be in the same.
+pub fn is_inside(caller: &[Cgroup], first: &[Cgroup], id: &str) -> bool {
+    let mut claims = caller.iter().filter(|row| row.path.contains(id)).peekable();
+    if claims.peek().is_none() {
+        return caller == first;
+    }
+    claims.all(|claim| {
+        let of_first = first.iter().find(|row| row.hierarchy == claim.hierarchy);
+        of_first
+            .and_then(|row| root_of(&row.path, id))
+            .and_then(|root| claim.path.strip_prefix(root))
+            .is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    })
+}
+
+/// Cuts a path after its last segment that bears the id.
+fn root_of<'a>(path: &'a str, id: &str) -> Option<&'a str> {
+    let start = path.rfind(id)?;
+    let end = path
+        .get(start..)?
+        .find('/')
+        .map_or(path.len(), |length| start + length);
+    path.get(..end)
 }
 
 /// Finds the container of a process by the contents of its files.
 #[cfg(fuzzing)]
 pub fn locate_in(cgroup: &str, mountinfo: &str) -> Result<Location, LocateError> {
-    place(cgroup_paths(cgroup)?, || cgroup_mount_roots(mountinfo))
+    place(cgroup_rows(cgroup)?, || cgroup_mount_roots(mountinfo))
 }
 
 fn place(
-    cgroups: Vec<String>,
+    cgroups: Vec<Cgroup>,
     mount_roots: impl FnOnce() -> Result<Vec<String>, LocateError>,
 ) -> Result<Location, LocateError> {
-    let mut container = merge(&cgroups)?;
-    if container.is_none() && cgroups.iter().all(|path| is_hidden(path)) {
-        container = merge(&mount_roots()?)?;
+    let mut container = merge(cgroups.iter().map(|row| &*row.path))?;
+    if container.is_none() && cgroups.iter().all(|row| is_hidden(&row.path)) {
+        container = merge(mount_roots()?.iter().map(String::as_str))?;
     }
     Ok(Location { container, cgroups })
 }
@@ -119,10 +167,15 @@ fn optional(content: Result<String, WorkloadError>) -> Result<Option<String>, Lo
     }
 }
 
-fn log_rows(verbose: bool, message: &'static str, paths: &[String]) {
+fn log_rows<'a>(
+    verbose: bool,
+    message: &'static str,
+    paths: impl ExactSizeIterator<Item = &'a str>,
+) {
     if verbose {
-        for (index, path) in paths.iter().enumerate() {
-            tracing::debug!(index = index + 1, total = paths.len(), path, message);
+        let total = paths.len();
+        for (index, path) in paths.enumerate() {
+            tracing::debug!(index = index + 1, total, path, message);
         }
     }
 }
@@ -132,16 +185,22 @@ fn is_hidden(path: &str) -> bool {
     path.split('/').all(|segment| matches!(segment, "" | ".."))
 }
 
-/// Reads the paths of `/proc/<pid>/cgroup`: what follows the second colon.
-fn cgroup_paths(content: &str) -> Result<Vec<String>, LocateError> {
+/// Reads `/proc/<pid>/cgroup`, see `cgroups(7)`: number, hierarchy and path, between colons.
+fn cgroup_rows(content: &str) -> Result<Vec<Cgroup>, LocateError> {
     content
         .lines()
         .filter(|line| !line.is_empty())
         .map(|line| {
-            let path = line.splitn(3, ':').nth(2);
-            path.map(str::to_owned).ok_or_else(|| LocateError::Cgroup {
-                line: line.to_owned(),
-            })
+            let mut fields = line.splitn(3, ':').skip(1);
+            match (fields.next(), fields.next()) {
+                (Some(hierarchy), Some(path)) => Ok(Cgroup {
+                    hierarchy: hierarchy.to_owned(),
+                    path: path.to_owned(),
+                }),
+                _ => Err(LocateError::Cgroup {
+                    line: line.to_owned(),
+                }),
+            }
         })
         .collect()
 }
@@ -182,9 +241,9 @@ fn cgroup_mount_roots(content: &str) -> Result<Vec<String>, LocateError> {
 ///
 /// A row with a pod outranks rows without: in a cluster inside a container the latter name the outer container. Rows that name
 /// no container say nothing.
-fn merge(paths: &[String]) -> Result<Option<Container>, LocateError> {
+fn merge<'a>(paths: impl Iterator<Item = &'a str>) -> Result<Option<Container>, LocateError> {
     let mut merged: Option<Container> = None;
-    for found in paths.iter().filter_map(|path| parse_path(path)) {
+    for found in paths.filter_map(parse_path) {
         let Some(known) = &merged else {
             merged = Some(found);
             continue;

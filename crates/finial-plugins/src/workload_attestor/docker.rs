@@ -1,20 +1,22 @@
 //! The `docker` workload attestor: labels, environment and image of the container a process runs in.
 //!
 //! The container is found by the process's cgroup, everything else is asked of the engine: Docker, or Podman where the cgroup is one
-//! of Podman's. A process outside of containers has no selectors here. What an engine says of a container is fixed when the
-//! container is made, so answers are kept for a moment and a burst of calls from one container costs one question.
+//! of Podman's. A process outside of containers has no selectors here. That the process is in the container whose id its cgroup bears
+//! is confirmed by the container's first process. What an engine says of a container is fixed when the container is made, so answers
+//! are kept for a moment and a burst of calls from one container costs one question.
 
 mod engine;
 mod kept;
 mod matchers;
 mod podman;
+mod transport;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use finial_plugin::workload::Workload;
+use finial_plugin::workload::{Peer, Workload};
 use finial_plugin::workload_attestor::{ContainerProcess, WorkloadAttestor};
 use finial_plugin::{AttestError, PluginContext, PluginError};
 use finial_runtime::config::PluginConfig;
@@ -23,11 +25,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use spiffe_types::selector::{Selector, SelectorError};
 
-use self::engine::{Engine, EngineError, InspectedContainer};
-use self::kept::KeptSelectors;
+use self::engine::{Engine, EngineError, InspectedContainer, Version};
+use self::kept::{KeptAnswers, Known};
 use self::matchers::Matchers;
 use self::podman::Podman;
-use super::container::{Location, cgroups, locate};
+use self::transport::{Address, TlsFiles};
+use super::container::{Cgroup, Location, cgroups, is_inside, locate};
 
 /// Finds `label`, `env`, `image_id` and `image_config_digest`.
 #[derive(Debug)]
@@ -36,7 +39,9 @@ pub struct DockerAttestor {
     podman: Podman,
     matchers: Option<Matchers>,
     verbose: bool,
-    kept: KeptSelectors,
+    /// Whether process ids of the engine may count in another PID namespace than the agent's.
+    is_nested: bool,
+    kept: KeptAnswers,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,12 +49,23 @@ pub struct DockerAttestor {
 struct DockerConfig {
     docker_socket_path: Option<String>,
     docker_version: String,
+    docker_tls_ca_path: Option<String>,
+    docker_tls_certificate_path: Option<String>,
+    docker_tls_private_key_path: Option<String>,
     container_id_cgroup_matchers: Vec<String>,
     use_new_container_locator: Option<bool>,
     verbose_container_locator_logs: bool,
     podman_socket_path: Option<String>,
     podman_socket_path_template: Option<String>,
     sigstore: Option<IgnoredAny>,
+}
+
+/// A container as a process claims to be in it.
+struct Claim {
+    /// The id of the container.
+    id: String,
+    engine: Engine,
+    cgroups: Vec<Cgroup>,
 }
 
 impl DockerAttestor {
@@ -85,40 +101,54 @@ impl DockerAttestor {
         } else {
             Some(Matchers::parse(&config.container_id_cgroup_matchers)?)
         };
-        let docker = config
+        let tls = TlsFiles::of(
+            config.docker_tls_ca_path.as_deref(),
+            config.docker_tls_certificate_path.as_deref(),
+            config.docker_tls_private_key_path.as_deref(),
+        )?;
+        let address = config
             .docker_socket_path
             .as_deref()
             .unwrap_or(DOCKER_SOCKET);
+        let address = Address::parse("docker_socket_path", address, tls)?;
+        if address.is_exposed() {
+            tracing::warn!(
+                engine = %address,
+                "The container engine is asked without TLS: whoever is on the way can give any identity to any container; \
+                 set docker_tls_ca_path"
+            );
+        }
         Ok(Self {
-            docker: Engine::new(
-                socket_path("docker_socket_path", docker)?,
-                &config.docker_version,
-            ),
+            docker: Engine::new(address, Version::configured(&config.docker_version)),
             podman: Podman::new(
                 config.podman_socket_path.as_deref(),
                 config.podman_socket_path_template.as_deref(),
             )?,
             matchers,
             verbose: config.verbose_container_locator_logs,
-            kept: KeptSelectors::default(),
+            is_nested: is_in_nested_pid_namespace(),
+            kept: KeptAnswers::default(),
         })
     }
 
-    /// Finds the id of the container and the engine that runs it.
-    fn find(&self, workload: &Workload) -> Result<Option<(String, Engine)>, AttestError> {
+    /// Finds what the process claims to be in.
+    fn find(&self, workload: &Workload) -> Result<Option<Claim>, AttestError> {
         let (id, cgroups) = if let Some(matchers) = &self.matchers {
             let cgroups = cgroups(workload, self.verbose)?;
-            (matchers.find(&cgroups)?, cgroups)
+            let id = matchers.find(cgroups.iter().map(|row| &*row.path))?;
+            (id, cgroups)
         } else {
             let Location { container, cgroups } = locate(workload, self.verbose)?;
             (container.map(|container| container.id), cgroups)
         };
-        Ok(id.map(|id| {
-            let engine = self
-                .podman
-                .engine_of(&cgroups)
-                .unwrap_or_else(|| self.docker.clone());
-            (id, engine)
+        let Some(id) = id else {
+            return Ok(None);
+        };
+        let engine = self.podman.engine_of(workload, &cgroups)?;
+        Ok(Some(Claim {
+            id,
+            engine: engine.unwrap_or_else(|| self.docker.clone()),
+            cgroups,
         }))
     }
 }
@@ -130,15 +160,24 @@ impl WorkloadAttestor for DockerAttestor {
     }
 
     async fn attest(&self, workload: &Workload) -> Result<Vec<Selector>, AttestError> {
-        let Some((id, engine)) = self.find(workload)? else {
+        let Some(Claim {
+            id,
+            engine,
+            cgroups,
+        }) = self.find(workload)?
+        else {
             return Ok(Vec::new());
         };
-        if let Some(selectors) = self.kept.find(engine.socket(), &id) {
-            return Ok(selectors);
+        let address = engine.address().to_string();
+        if let Some(known) = self.kept.find(&address, &id)
+            && is_inside(&cgroups, &known.cgroups, &id)
+        {
+            return Ok(known.selectors);
         }
         let container = inspect(&engine, &id).await.map_err(|error| {
             AttestError::unavailable(format!("failed to inspect container {id}")).with_source(error)
         })?;
+        let first = confirm(&cgroups, &container, &id, self.is_nested)?;
         let image = if container.image.is_empty() {
             &container.config.image
         } else {
@@ -152,22 +191,78 @@ impl WorkloadAttestor for DockerAttestor {
             }
         };
         let selectors = selectors(&container, digest.as_deref())?;
-        if digest.is_some() {
-            self.kept.keep(engine.socket(), &id, &selectors);
+        if let (Some(_), Some(cgroups)) = (digest, first) {
+            let known = Known {
+                selectors: selectors.clone(),
+                cgroups,
+            };
+            self.kept.keep(&address, &id, &known);
         }
         Ok(selectors)
     }
 
     async fn find_process(&self, container: &str) -> Result<Option<ContainerProcess>, AttestError> {
-        let container = self.docker.container(container).await.map_err(|error| {
-            AttestError::unavailable(format!("failed to inspect container {container}"))
-                .with_source(error)
-        })?;
+        let (docker, podman) = (&self.docker, self.podman.rootful());
+        let found = match docker.container(container).await {
+            Ok(found) => found,
+            // Who runs Podman need not run Docker.
+            Err(error) => podman.container(container).await.map_err(|of_podman| {
+                AttestError::unavailable(format!(
+                    "failed to inspect container {container}: {}; and at {}: {}",
+                    chain(&error),
+                    podman.address(),
+                    chain(&of_podman)
+                ))
+            })?,
+        };
         Ok(Some(ContainerProcess {
-            container_id: container.id,
-            pid: container.state.pid,
+            container_id: found.id,
+            pid: found.state.pid,
         }))
     }
+}
+
+/// Confirms by the process that the engine says the container started with that a process in the cgroups `claimed` is in it. Gives
+/// the cgroups of that first process; `None` when its number means nothing to an agent in a PID namespace of its own, which sees
+/// few processes, none of them free to make cgroups.
+fn confirm(
+    claimed: &[Cgroup],
+    container: &InspectedContainer,
+    id: &str,
+    is_nested: bool,
+) -> Result<Option<Vec<Cgroup>>, AttestError> {
+    let pid = container.state.pid;
+    if pid == 0 {
+        return Err(AttestError::unavailable(format!(
+            "container {id} does not run"
+        )));
+    }
+    let process = Peer::of_pid(pid).and_then(|peer| peer.open());
+    let first = match process {
+        Ok(process) => cgroups(&process, false)?,
+        Err(_) if is_nested => return Ok(None),
+        Err(error) => {
+            return Err(AttestError::unavailable(format!(
+                "process {pid}, which container {id} started with, cannot be seen"
+            ))
+            .with_source(error));
+        }
+    };
+    if is_inside(claimed, &first, id) {
+        return Ok(Some(first));
+    }
+    if is_nested && !first.iter().any(|row| row.path.contains(id)) {
+        return Ok(None);
+    }
+    Err(AttestError::rejected(format!(
+        "the cgroup of the process bears the id of container {id}, but is not that container's"
+    )))
+}
+
+/// Tells whether this process is in another PID namespace than the machine's first.
+fn is_in_nested_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid")
+        .is_ok_and(|namespace| namespace != Path::new(FIRST_PID_NAMESPACE))
 }
 
 /// Asks for a container, patiently: an engine may be busy when the first process of a container runs already.
@@ -210,18 +305,10 @@ fn selectors(
         .map_err(|error| AttestError::internal("failed to make a selector").with_source(error))
 }
 
-/// Takes the path out of a `unix://` address.
-fn socket_path(key: &str, address: &str) -> Result<PathBuf, PluginError> {
-    match address.strip_prefix("unix://") {
-        Some(path) if Path::new(path).is_absolute() => Ok(path.into()),
-        Some(_) | None => Err(PluginError::misconfigured(format!(
-            "{key} must be of the form unix:///path/to/socket, and is {address:?}"
-        ))),
-    }
-}
-
 /// The name in configurations, and the type of the selectors.
 pub const NAME: &str = "docker";
+/// The inode is part of the kernel's interface (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
 const RETRY_WAITS: [Duration; 3] = [
     Duration::from_millis(100),

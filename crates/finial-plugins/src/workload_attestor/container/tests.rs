@@ -8,13 +8,8 @@ const POD: &str = "00000000-1111-2222-3333-444444444444";
 const OTHER_POD: &str = "ffffffff-1111-2222-3333-444444444444";
 
 fn locate_in(cgroup: &str, mountinfo: &str) -> Result<Option<Container>, LocateError> {
-    let cgroups = cgroup_paths(cgroup)?;
-    match merge(&cgroups)? {
-        None if cgroups.iter().all(|path| is_hidden(path)) => {
-            merge(&cgroup_mount_roots(mountinfo)?)
-        }
-        found => Ok(found),
-    }
+    let found = place(cgroup_rows(cgroup)?, || cgroup_mount_roots(mountinfo))?;
+    Ok(found.container)
 }
 
 fn container(id: &str) -> Container {
@@ -239,4 +234,40 @@ proptest! {
     fn no_file_makes_it_panic(cgroup in ".{0,200}", mountinfo in ".{0,200}") {
         drop(locate_in(&cgroup, &mountinfo));
     }
+}
+
+#[test]
+fn a_claim_holds_in_the_cgroup_of_the_first_process_alone() {
+    let inside = |caller: &str, first: &str| {
+        let [caller, first] = [caller, first].map(|content| cgroup_rows(content).unwrap());
+        is_inside(&caller, &first, ID)
+    };
+    for first in [
+        format!("0::/system.slice/docker-{ID}.scope"),
+        format!("0::/../docker-{ID}.scope"),
+        format!("9:name=systemd:/docker/{ID}\n4:memory:/docker/{ID}\n0::/docker/{ID}"),
+        format!("0::/machine.slice/libpod-{ID}.scope"),
+    ] {
+        assert!(inside(&first, &first), "{first}");
+        let own_slice = format!("{first}/system.slice/web.service");
+        assert!(inside(&own_slice, &first), "{own_slice}");
+        // systemd in the container has moved itself aside
+        let moved = format!("{first}/init.scope");
+        assert!(inside(&first, &moved), "{moved}");
+    }
+    let first = format!("4:memory:/docker/{ID}\n0::/docker/{ID}");
+    for forged in [
+        format!("4:memory:/user.slice/docker/{ID}\n0::/"),
+        format!("4:memory:/docker/{OTHER}/{ID}\n0::/docker/{OTHER}"),
+        // one row that is right does not make the other so
+        format!("4:memory:/docker/{ID}\n0::/user.slice/docker/{ID}"),
+        format!("4:memory:/docker/{ID}0\n0::/docker/{ID}0"),
+        format!("5:pids:/docker/{ID}"),
+        // no path bears the id: the claim came from the mounts
+        "4:memory:/\n0::/".to_owned(),
+    ] {
+        assert!(!inside(&forged, &first), "{forged}");
+    }
+    assert!(inside("0::/", "0::/"));
+    assert!(!inside("0::/..", "0::/"));
 }

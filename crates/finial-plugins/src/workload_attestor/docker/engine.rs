@@ -1,29 +1,36 @@
-//! The few questions asked of a container engine, over its Unix socket.
+//! The few questions asked of a container engine.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::net::UnixStream;
 
-/// One engine. Clones are cheap.
+use super::transport::{Address, ConnectError};
+
+/// One engine. Clones are cheap, and share what was agreed with it.
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
-    socket: Arc<Path>,
-    /// What precedes each path: a version, or nothing for the engine's own.
-    prefix: Arc<str>,
+    address: Arc<Address>,
+    version: Version,
+}
+
+/// Which version of the API requests name.
+#[derive(Debug, Clone)]
+pub(super) enum Version {
+    /// What precedes each path: `/v1.41`, or nothing for the engine's newest.
+    Fixed(Arc<str>),
+    /// The same, agreed with the engine when it is asked for the first time; `None` before.
+    Negotiated(Arc<Mutex<Option<Arc<str>>>>),
 }
 
 /// The answer to `GET /containers/{id}/json`, as far as it matters here.
@@ -66,8 +73,11 @@ struct InspectedImage {
 /// Why an engine did not answer.
 #[derive(Debug, Error)]
 pub(super) enum EngineError {
-    #[error("failed to connect to container engine at {}: {}", socket.display(), cure(source.kind()))]
-    Connect { socket: PathBuf, source: io::Error },
+    #[error("failed to connect to container engine at {engine}")]
+    Connect {
+        engine: String,
+        source: ConnectError,
+    },
     #[error("failed to talk to container engine")]
     Exchange(#[source] hyper::Error),
     #[error("failed to read answer of container engine")]
@@ -82,24 +92,6 @@ pub(super) enum EngineError {
     TimedOut,
 }
 
-/// What an operator does about a socket that cannot be connected to.
-fn cure(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::NotFound => {
-            "there is no such socket where the agent runs; mount the engine's socket into the agent's container, or name it in \
-             docker_socket_path or podman_socket_path"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "the agent may not open the socket; run it as root, or with the socket's group (`group_add` in a compose file)"
-        }
-        io::ErrorKind::ConnectionRefused => {
-            "nobody listens there; the engine is down, or it was restarted and the agent has its old socket mounted: mount the \
-             socket's directory, or restart the agent"
-        }
-        _ => "the agent must be able to reach this socket",
-    }
-}
-
 /// A socket proxy may stand in for the engine, and refuse.
 fn cure_of(status: StatusCode) -> &'static str {
     if status == StatusCode::FORBIDDEN {
@@ -109,22 +101,31 @@ fn cure_of(status: StatusCode) -> &'static str {
     }
 }
 
+impl Version {
+    /// The engine's own newest.
+    pub(super) fn newest() -> Self {
+        Self::Fixed(Arc::from(""))
+    }
+
+    /// The one configured; negotiated if that is empty.
+    pub(super) fn configured(version: &str) -> Self {
+        match version.trim_start_matches('v') {
+            "" => Self::Negotiated(Arc::default()),
+            version => Self::Fixed(format!("/v{version}").into()),
+        }
+    }
+}
+
 impl Engine {
-    pub(super) fn new(socket: PathBuf, version: &str) -> Self {
-        let version = version.trim_start_matches('v');
-        let prefix = if version.is_empty() {
-            String::new()
-        } else {
-            format!("/v{version}")
-        };
+    pub(super) fn new(address: Address, version: Version) -> Self {
         Self {
-            socket: socket.into(),
-            prefix: prefix.into(),
+            address: Arc::new(address),
+            version,
         }
     }
 
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Asks what a container is.
@@ -143,34 +144,89 @@ impl Engine {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let answered = tokio::time::timeout(DEADLINE, self.exchange(path)).await;
-        let (status, body) = answered.map_err(|_elapsed| EngineError::TimedOut)??;
-        if status != StatusCode::OK {
-            let text = String::from_utf8_lossy(&body)
-                .chars()
-                .take(ERROR_TEXT_LENGTH)
-                .collect::<String>();
+        let answered = tokio::time::timeout(DEADLINE, self.ask(path)).await;
+        let answer = answered.map_err(|_elapsed| EngineError::TimedOut)??;
+        if answer.status != StatusCode::OK {
             return Err(EngineError::Status {
-                status,
-                text: text.trim().to_owned(),
+                status: answer.status,
+                text: answer.text(),
             });
         }
-        serde_json::from_slice(&body).map_err(EngineError::Decode)
+        serde_json::from_slice(&answer.body).map_err(EngineError::Decode)
     }
 
-    async fn exchange(&self, path: &str) -> Result<(StatusCode, Bytes), EngineError> {
-        let socket =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| EngineError::Connect {
-                    socket: self.socket.to_path_buf(),
-                    source,
-                })?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
+    /// Asks in the version agreed on. It is agreed on anew with an engine that was out of reach or refuses it: behind one
+    /// address may be another engine than before.
+    async fn ask(&self, path: &str) -> Result<Answer, EngineError> {
+        let agreed = match &self.version {
+            Version::Fixed(prefix) => return self.exchange(&format!("{prefix}{path}")).await,
+            Version::Negotiated(agreed) => agreed,
+        };
+        let set = |prefix: Option<&Arc<str>>| {
+            *agreed.lock().unwrap_or_else(PoisonError::into_inner) = prefix.cloned();
+        };
+        let known = agreed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let prefix = match known {
+            Some(prefix) => prefix,
+            None => self.negotiate().await?,
+        };
+        set(Some(&prefix));
+        let answer = self.exchange(&format!("{prefix}{path}")).await;
+        match &answer {
+            Err(EngineError::Connect { .. }) => set(None),
+            Ok(refusal) if !prefix.is_empty() && refusal.is_about_version() => {
+                let other = self.negotiate().await?;
+                // An engine may have done with all that are named here.
+                let other = if other == prefix {
+                    Arc::from("")
+                } else {
+                    other
+                };
+                set(Some(&other));
+                return self.exchange(&format!("{other}{path}")).await;
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// Finds the newest version of the API that both sides know. An engine or a proxy that does not tell gets no version named.
+    async fn negotiate(&self) -> Result<Arc<str>, EngineError> {
+        let answer = self.exchange("/_ping").await?;
+        let version = answer
+            .headers
+            .get("api-version")
+            .and_then(|version| version.to_str().ok())
+            .and_then(parse_version);
+        let Some(theirs) = version.filter(|_| answer.status == StatusCode::OK) else {
+            return Ok(Arc::from(""));
+        };
+        let (major, minor) = theirs.min(NEWEST_VERSION);
+        tracing::debug!(
+            engine = %self.address,
+            version = format!("{major}.{minor}"),
+            "Container engine API version negotiated"
+        );
+        Ok(format!("/v{major}.{minor}").into())
+    }
+
+    async fn exchange(&self, path: &str) -> Result<Answer, EngineError> {
+        let stream = self
+            .address
+            .connect()
+            .await
+            .map_err(|source| EngineError::Connect {
+                engine: self.address.to_string(),
+                source,
+            })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(EngineError::Exchange)?;
-        let request = Request::get(format!("{}{path}", self.prefix))
-            .header(header::HOST, "localhost")
+        let request = Request::get(path)
+            .header(header::HOST, self.address.http_host())
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(EngineError::Request)?;
@@ -179,11 +235,13 @@ impl Engine {
                 .send_request(request)
                 .await
                 .map_err(EngineError::Exchange)?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), BODY_LIMIT_BYTES)
-                .collect()
-                .await;
-            Ok((status, body.map_err(EngineError::Body)?.to_bytes()))
+            let (parts, body) = response.into_parts();
+            let body = Limited::new(body, BODY_LIMIT_BYTES).collect().await;
+            Ok(Answer {
+                status: parts.status,
+                headers: parts.headers,
+                body: body.map_err(EngineError::Body)?.to_bytes(),
+            })
         };
         // How the connection ends shows in the exchange, which it must not overtake.
         let drive = async {
@@ -195,6 +253,33 @@ impl Engine {
             never = drive => match never {},
         }
     }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    /// As much of the body as an error quotes.
+    fn text(&self) -> String {
+        let text: String = String::from_utf8_lossy(&self.body)
+            .chars()
+            .take(ERROR_TEXT_LENGTH)
+            .collect();
+        text.trim().to_owned()
+    }
+
+    /// "client version 1.47 is too new. Maximum supported API version is 1.41", or too old.
+    fn is_about_version(&self) -> bool {
+        self.status == StatusCode::BAD_REQUEST && self.text().contains("client version")
+    }
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Escapes a name for one segment of a path.
@@ -231,6 +316,8 @@ fn escape(name: &str) -> String {
     out
 }
 
+/// The newest version of the API whose answers are known here: Docker 27's.
+const NEWEST_VERSION: (u32, u32) = (1, 47);
 /// More than any engine needs that is going to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 const BODY_LIMIT_BYTES: usize = 4 * 1024 * 1024;

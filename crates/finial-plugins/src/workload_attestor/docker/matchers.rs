@@ -36,9 +36,12 @@ impl Matchers {
     }
 
     /// Finds the one container id in the paths of a process.
-    pub(super) fn find(&self, paths: &[String]) -> Result<Option<String>, AttestError> {
+    pub(super) fn find<'a>(
+        &self,
+        paths: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<String>, AttestError> {
         let mut found: Option<&str> = None;
-        for id in paths.iter().filter_map(|path| self.find_in(path)) {
+        for id in paths.filter_map(|path| self.find_in(path)) {
             if id.is_empty() {
                 return Err(AttestError::internal(
                     "a pattern matched, but no container id was found",

@@ -1,52 +1,105 @@
-//! Podman, which has an engine socket for each user.
+//! Podman, which has an engine for root and one for each user who runs it.
+//!
+//! A user's own engine answers as that user likes: whoever may make a cgroup named like a container of Podman's, as every user of
+//! systemd may below his slice, and a socket where his engine would listen, could claim any label and image. So users' engines are
+//! asked only where the operator has named their sockets, and only about processes of that user.
 
-use std::path::PathBuf;
+use finial_plugin::workload::Workload;
+use finial_plugin::{AttestError, PluginError};
 
-use finial_plugin::PluginError;
-
-use super::engine::Engine;
-use super::socket_path;
+use super::engine::{Engine, Version};
+use super::transport::Address;
+use crate::workload_attestor::container::Cgroup;
 
 /// Where Podman listens: for root, and for everybody else.
 #[derive(Debug)]
 pub(super) struct Podman {
-    rootful: PathBuf,
-    /// What precedes and follows the user id.
-    rootless: (String, String),
+    rootful: Address,
+    /// What precedes and follows the user id; `None` trusts no user's engine.
+    rootless: Option<(String, String)>,
 }
 
 impl Podman {
     pub(super) fn new(socket: Option<&str>, template: Option<&str>) -> Result<Self, PluginError> {
-        let template = template.unwrap_or(ROOTLESS_SOCKET);
-        let rootless = split_template(template).ok_or_else(|| {
-            PluginError::misconfigured(format!(
-                "invalid podman_socket_path_template {template:?}: \
-                 template must contain exactly one %d UID placeholder, and otherwise only escaped %%"
-            ))
-        })?;
-        socket_path("podman_socket_path_template", &rootless.0)?;
+        let rootless = match template {
+            Some(template) => {
+                let halves = split_template(template).ok_or_else(|| {
+                    PluginError::misconfigured(format!(
+                        "invalid podman_socket_path_template {template:?}: \
+                         template must contain exactly one %d UID placeholder, and otherwise only escaped %%"
+                    ))
+                })?;
+                Address::unix("podman_socket_path_template", &halves.0)?;
+                Some(halves)
+            }
+            None => None,
+        };
         Ok(Self {
-            rootful: socket_path("podman_socket_path", socket.unwrap_or(ROOTFUL_SOCKET))?,
+            rootful: Address::unix("podman_socket_path", socket.unwrap_or(ROOTFUL_SOCKET))?,
             rootless,
         })
     }
 
-    /// Returns the engine of a process in a Podman container, known by its cgroups.
-    pub(super) fn engine_of(&self, cgroups: &[String]) -> Option<Engine> {
-        let path = cgroups
-            .iter()
-            .find(|path| path.contains("libpod-") || path.contains("/libpod/"))?;
-        let socket = match user_of(path) {
-            Some(uid) => {
-                let address = format!("{}{uid}{}", self.rootless.0, self.rootless.1);
-                address
-                    .strip_prefix("unix://")
-                    .map_or_else(|| self.rootful.clone(), PathBuf::from)
-            }
-            None => self.rootful.clone(),
-        };
-        Some(Engine::new(socket, ""))
+    /// Root's engine.
+    pub(super) fn rootful(&self) -> Engine {
+        Engine::new(self.rootful.clone(), Version::newest())
     }
+
+    /// Returns the engine of a process in a Podman container, known by its cgroups.
+    pub(super) fn engine_of(
+        &self,
+        workload: &Workload,
+        cgroups: &[Cgroup],
+    ) -> Result<Option<Engine>, AttestError> {
+        let Some(row) = cgroups
+            .iter()
+            .find(|row| row.path.contains("libpod-") || row.path.contains("/libpod/"))
+        else {
+            return Ok(None);
+        };
+        let Some(user) = user_of(&row.path) else {
+            return Ok(Some(self.rootful()));
+        };
+        let Some((before, after)) = &self.rootless else {
+            return Err(AttestError::rejected(format!(
+                "the container belongs to user {user}'s own Podman, which can claim any label and image; to believe the engines of \
+                 users, set podman_socket_path_template = {ROOTLESS_SOCKET:?}, and let entries for their containers ask for \
+                 unix:uid too"
+            )));
+        };
+        if workload.uid() != user && !maps_user(workload, user)? {
+            return Err(AttestError::rejected(format!(
+                "user {} runs a process in a container of user {user}'s own Podman",
+                workload.uid()
+            )));
+        }
+        let address = Address::unix(
+            "podman_socket_path_template",
+            &format!("{before}{user}{after}"),
+        )?;
+        Ok(Some(Engine::new(address, Version::newest())))
+    }
+}
+
+/// Tells whether the user namespace of `workload` stands for `user` in part: it takes that user, or root, to make one that does.
+fn maps_user(workload: &Workload, user: u32) -> Result<bool, AttestError> {
+    Ok(is_mapped(
+        &workload.read_text("uid_map", UID_MAP_LIMIT_BYTES)?,
+        user,
+    ))
+}
+
+/// Looks for `user` outside in `uid_map`, see `user_namespaces(7)`: lines of first ids inside and outside, and their number.
+fn is_mapped(uid_map: &str, user: u32) -> bool {
+    uid_map.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1).map(str::parse::<u32>);
+        match (fields.next(), fields.next()) {
+            // The namespace that everybody is in has all users.
+            (Some(Ok(0)), Some(Ok(u32::MAX))) => false,
+            (Some(Ok(first)), Some(Ok(count))) => user >= first && user - first < count,
+            _ => false,
+        }
+    })
 }
 
 /// Reads the user id of `…/user-<uid>.slice/…`.
@@ -90,32 +143,83 @@ fn split_template(template: &str) -> Option<(String, String)> {
 const ROOTFUL_SOCKET: &str = "unix:///run/podman/podman.sock";
 const ROOTLESS_SOCKET: &str = "unix:///run/user/%d/podman/podman.sock";
 
+/// The kernel takes at most 340 lines.
+const UID_MAP_LIMIT_BYTES: u64 = 64 * 1024;
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use finial_plugin::workload::Peer;
+
     use super::*;
+
+    fn cgroup(path: &str) -> [Cgroup; 1] {
+        [Cgroup {
+            hierarchy: String::new(),
+            path: path.to_owned(),
+        }]
+    }
+
+    fn this_process() -> Workload {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        Peer::capture(&ours).unwrap().open().unwrap()
+    }
 
     #[test]
     fn the_cgroup_tells_whose_engine_to_ask() {
-        let podman = Podman::new(None, None).unwrap();
-        let socket = |path: &str| {
-            let engine = podman.engine_of(&["/".to_owned(), path.to_owned()])?;
-            Some(engine.socket().to_str().unwrap().to_owned())
+        let podman = Podman::new(None, Some(ROOTLESS_SOCKET)).unwrap();
+        let workload = this_process();
+        let engine = |path: &str| {
+            let engine = podman.engine_of(&workload, &cgroup(path))?;
+            Ok::<_, AttestError>(engine.map(|engine| engine.address().to_string()))
         };
 
-        assert_eq!(socket("/docker/77"), None);
+        assert_eq!(engine("/docker/77").unwrap(), None);
+        let rootful = Some("/run/podman/podman.sock".to_owned());
         assert_eq!(
-            socket("/machine.slice/libpod-77.scope/container").as_deref(),
-            Some("/run/podman/podman.sock")
+            engine("/machine.slice/libpod-77.scope/container").unwrap(),
+            rootful
         );
         assert_eq!(
-            socket("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-77.scope")
-                .as_deref(),
-            Some("/run/user/1000/podman/podman.sock")
+            engine("/user.slice/user-99999999999.slice/libpod-77.scope").unwrap(),
+            rootful
         );
+        let user = workload.uid();
+        let slice = |user: u32| {
+            format!("/user.slice/user-{user}.slice/user@{user}.service/user.slice/libpod-77.scope")
+        };
         assert_eq!(
-            socket("/user.slice/user-99999999999.slice/libpod-77.scope").as_deref(),
-            Some("/run/podman/podman.sock")
+            engine(&slice(user)).unwrap(),
+            Some(format!("/run/user/{user}/podman/podman.sock"))
         );
+        let error = engine(&slice(user + 1)).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("user {user} runs a process in")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_engines_of_users_are_believed_only_where_the_operator_says_so() {
+        let podman = Podman::new(None, None).unwrap();
+        let path = "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-77.scope";
+        let error = podman
+            .engine_of(&this_process(), &cgroup(path))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("set podman_socket_path_template"), "{error}");
+    }
+
+    #[test]
+    fn a_user_namespace_stands_for_the_users_it_maps() {
+        let rootless = "         0       1000          1\n         1     100000      65536\n";
+        assert!(is_mapped(rootless, 1000));
+        assert!(is_mapped(rootless, 165_535));
+        assert!(!is_mapped(rootless, 1001));
+        assert!(!is_mapped(rootless, 165_536));
+        assert!(!is_mapped("         0          0 4294967295\n", 1000));
+        assert!(!is_mapped("", 0));
     }
 
     #[test]
