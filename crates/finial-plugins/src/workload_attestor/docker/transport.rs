@@ -80,11 +80,7 @@ impl Address {
                     "TLS is for an engine on a TCP port: make {key} tcp://host:port, or remove the docker_tls_* keys"
                 )));
             }
-            return Self::unix(key, address).map_err(|_| {
-                PluginError::misconfigured(format!(
-                    "{key} must be of the form unix:///path/to/socket or tcp://host:port, and is {address:?}"
-                ))
-            });
+            return Self::unix(key, address);
         };
         let standard = if tls.is_some() { TLS_PORT } else { PORT };
         let (host, port) = match authority.rsplit_once(':') {
@@ -270,3 +266,6 @@ fn cure_of_tls(error: &io::Error) -> &'static str {
 /// What Docker's own client takes for a port.
 const PORT: u16 = 2375;
 const TLS_PORT: u16 = 2376;
+
+#[cfg(test)]
+mod tests;
