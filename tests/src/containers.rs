@@ -129,6 +129,23 @@ impl Containers {
         Ok(())
     }
 
+    /// Runs a shell script in a container of its own that sees the socket of the agent called `agent`.
+    pub fn run_script(&self, agent: &str, flags: &[&str], script: &str) -> Result<Output> {
+        let socket = format!("{}:/tmp/spire-agent/public:ro", self.volume(agent));
+        let mut words = vec!["run", "--rm", "-v", &socket, "--no-healthcheck"];
+        words.extend(["-e", "PATH=/bin:/usr/bin:/opt/spire/bin"]);
+        words.push("--entrypoint=/bin/sh");
+        words.extend_from_slice(flags);
+        words.extend([WORKLOAD_IMAGE, "-c", script]);
+        docker(&words)
+    }
+
+    /// The whole id of a container of ours.
+    pub fn id(&self, name: &str) -> Result<String> {
+        let id = succeed(&["inspect", "--format={{.Id}}", &self.name(name)])?;
+        Ok(id.trim().to_owned())
+    }
+
     /// Has a new process in the container `name` fetch its X.509-SVIDs.
     pub fn fetch(&self, name: &str) -> Result<Output> {
         docker(&[
@@ -311,9 +328,10 @@ fn build_images() -> Result<()> {
         succeed(&words)?;
     }
 
-    // An agent's image that can sleep is a workload's: `spire-agent api fetch` is its client.
+    // An agent's image that can sleep is a workload's: `spire-agent api fetch` is its client. The others are for those who forge.
     let workload = folder.path().join("workload");
-    install(&workload.join("root"), &[found("sleep")])?;
+    let programs = ["sleep", "sh", "mkdir", "mount"].map(found);
+    install(&workload.join("root"), &programs)?;
     fs::write(
         workload.join("Dockerfile"),
         format!("FROM {AGENT_IMAGE}\nCOPY root/ /\n"),

@@ -124,3 +124,65 @@ fn an_agent_that_cannot_see_callers_or_engine_and_a_server_without_its_folder_sa
     let said = lab.server_fails_on(folder.path()).unwrap();
     assert!(said.contains("chown 1000 /opt/spire/data"), "{said}");
 }
+
+/// Makes a cgroup below its own that is named after the container `$VICTIM`, in every hierarchy, enters it, and calls.
+const FORGE_CGROUP: &str = r#"
+while IFS=: read -r _ hierarchy path; do
+    for mount in "/sys/fs/cgroup/${hierarchy#name=}" /sys/fs/cgroup/unified /sys/fs/cgroup; do
+        own=$mount$path
+        [ -e "$own/cgroup.procs" ] && break
+    done
+    forged=$own/docker-$VICTIM.scope
+    mkdir "$forged"
+    for set in cpuset.cpus cpuset.mems; do
+        [ -e "$own/$set" ] && read -r value <"$own/$set" && echo "$value" >"$forged/$set"
+    done
+    echo $$ >"$forged/cgroup.procs"
+done </proc/self/cgroup
+while IFS=: read -r row; do
+    case $row in *$VICTIM*) echo "forged: $row" ;; esac
+done </proc/self/cgroup
+exec spire-agent api fetch x509
+"#;
+
+/// Hides its `/proc`, then shows another's in its place, and calls both times.
+const FORGE_PROC: &str = r"
+mount -t tmpfs none /proc && spire-agent api fetch x509 || exit
+mount -t proc proc /proc && mount --bind /proc/1 /proc/$$ && exec spire-agent api fetch x509
+";
+
+#[test]
+fn whoever_forges_cgroups_or_mounts_gets_no_identity_but_his_own() {
+    let Some(_engine) = tools::docker() else {
+        return;
+    };
+    let (lab, a, b) = lab();
+    lab.start_workload("a", "agent", &[&label("a")]).unwrap();
+    lab.wait_identity("a", &a);
+    let free = [
+        "--cap-add=SYS_ADMIN",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=apparmor=unconfined",
+        "--pid=host",
+        "--cgroupns=host",
+    ];
+
+    let victim = format!("VICTIM={}", lab.id("a").unwrap());
+    let cgroups = ["-v", "/sys/fs/cgroup:/sys/fs/cgroup", "-e", &victim];
+    let flags = [&free[..], &cgroups].concat();
+    let output = lab.run_script("agent", &flags, FORGE_CGROUP).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("forged: "), "{text}{error}");
+    assert!(!text.contains(&a), "{text}");
+    assert!(error.contains("but is not that container's"), "{error}");
+
+    let label = label("b");
+    let flags = [&free[..], &[&label]].concat();
+    let output = lab.run_script("agent", &flags, FORGE_PROC).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(text.matches(&b).count(), 2, "{text}{error}");
+    assert!(!text.contains(&a), "{text}");
+    lab.wait_identity("a", &a);
+}
