@@ -202,18 +202,25 @@ impl WorkloadAttestor for DockerAttestor {
     }
 
     async fn find_process(&self, container: &str) -> Result<Option<ContainerProcess>, AttestError> {
-        let (docker, podman) = (&self.docker, self.podman.rootful());
-        let found = match docker.container(container).await {
+        let failed = |text: String| {
+            AttestError::unavailable(format!("failed to inspect container {container}{text}"))
+        };
+        let found = match self.docker.container(container).await {
             Ok(found) => found,
             // Who runs Podman need not run Docker.
-            Err(error) => podman.container(container).await.map_err(|of_podman| {
-                AttestError::unavailable(format!(
-                    "failed to inspect container {container}: {}; and at {}: {}",
-                    chain(&error),
-                    podman.address(),
-                    chain(&of_podman)
-                ))
-            })?,
+            Err(error) => match self.podman.rootful().container(container).await {
+                Ok(found) => found,
+                Err(EngineError::Connect { .. }) => {
+                    return Err(failed(String::new()).with_source(error));
+                }
+                Err(of_podman) => {
+                    return Err(failed(format!(
+                        ": {}; nor does Podman know it: {}",
+                        chain(&error),
+                        chain(&of_podman)
+                    )));
+                }
+            },
         };
         Ok(Some(ContainerProcess {
             container_id: found.id,
