@@ -13,4 +13,5 @@ mod first_identity;
 mod hostile;
 mod interop;
 mod pid_reuse;
+mod rotation;
 mod spire;

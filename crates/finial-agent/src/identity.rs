@@ -23,7 +23,7 @@ use finial_runtime::log::chain;
 use spiffe_types::bundle::Bundle;
 use spiffe_types::svid::x509::X509Svid;
 use thiserror::Error;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use self::keys::{AgentKey, AgentKeys, KeyError};
 use self::rotation::Rotation;
@@ -134,6 +134,8 @@ pub struct Identity {
     current: watch::Sender<Arc<AgentSvid>>,
     renew_at: watch::Sender<SystemTime>,
     tainted: Notify,
+    /// Held while the SVID is being replaced.
+    rotating: Mutex<()>,
 }
 
 impl Identity {
@@ -146,6 +148,7 @@ impl Identity {
             current: watch::Sender::new(Arc::new(svid)),
             renew_at: watch::Sender::new(renew_at),
             tainted: Notify::new(),
+            rotating: Mutex::new(()),
         }
     }
 
@@ -204,6 +207,11 @@ impl Identity {
         Ok(())
     }
 
+    /// Waits while the SVID is being replaced. The server may have dropped the old one by then, and the new one is still on its way.
+    pub async fn settled(&self) {
+        let _settled = self.rotating.lock().await;
+    }
+
     /// Rotates at once if the SVID was not signed by one of `trusted`.
     pub fn check_authority(&self, trusted: &Bundle) {
         let current = self.current();
@@ -225,6 +233,7 @@ impl Identity {
     }
 
     async fn rotate(&self) -> Result<(), IdentityError> {
+        let _rotating = self.rotating.lock().await;
         if self.current().reattestable {
             self.reattest().await
         } else {

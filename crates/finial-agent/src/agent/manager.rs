@@ -1,6 +1,7 @@
 //! What keeps a running agent current: synchronization, SVIDs and the agent's own identity, and what the server's verdicts on
 //! the agent lead to.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,8 +49,8 @@ impl Manager {
                     tracing::info!(subsystem_name = SUBSYSTEM, "Cache manager stopped");
                     return Ok(());
                 }
-                Err(error) = self.sync.run() => End::Sync(error),
-                Err(error) = self.fill.run() => End::Sync(error),
+                Err(error) = settled(self.sync.run(), &self.identity) => End::Sync(error),
+                Err(error) = settled(self.fill.run(), &self.identity) => End::Sync(error),
                 Err(error) = self.identity.run() => End::Identity(error),
             };
             let act = self.act(end, &shown);
@@ -184,6 +185,21 @@ impl Manager {
             tracing::error!(subsystem_name = SUBSYSTEM, error = %chain(&error), "Could not store bootstrap state");
         }
     }
+}
+
+/// Runs until the end. When that is a verdict on an SVID which is being replaced right now, it is not told before the new one is
+/// there: attesting again ends the stream of the old SVID before the answer with the new one has come.
+async fn settled(
+    run: impl Future<Output = Result<Infallible, SyncError>>,
+    identity: &Identity,
+) -> Result<Infallible, SyncError> {
+    let ended = run.await;
+    if let Err(error) = &ended
+        && error.verdict() == Some(AgentVerdict::Reattest)
+    {
+        identity.settled().await;
+    }
+    ended
 }
 
 impl End {

@@ -52,6 +52,9 @@ impl Synchronizer {
         let mut deadline = Instant::now() + silence;
         loop {
             tokio::select! {
+                // First: once the new SVID is used, the server ends the streams of the one before.
+                biased;
+                () = redialled.wait() => return Err(SyncError::Redialled),
                 message = answers.message() => {
                     let message = message.map_err(SyncError::rpc(FOLLOW))?.ok_or(SyncError::Closed)?;
                     if message.heartbeat_interval_ms > 0 {
@@ -74,7 +77,6 @@ impl Synchronizer {
                         self.acknowledge(&requests, *settled.borrow_and_update(), &mut acknowledged);
                     }
                 }
-                () = redialled.wait() => return Err(SyncError::Redialled),
                 () = tokio::time::sleep_until(deadline) => return Err(SyncError::Silent { silence }),
             }
         }

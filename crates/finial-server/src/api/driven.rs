@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 use tracing::Instrument as _;
 
+use crate::authorize::{AuthorizeError, Call};
+
 /// Where a handler puts the messages of its answer. Waits while the client does not read.
 pub(super) struct Replies<T>(mpsc::Sender<Result<T, Status>>);
 
@@ -16,6 +18,17 @@ pub(super) struct Replies<T>(mpsc::Sender<Result<T, Status>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the client has gone")]
 pub(super) struct ClientGone;
+
+/// Why a message of an answer that lasts was not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unsent {
+    /// There is nobody to answer.
+    #[error(transparent)]
+    Gone(#[from] ClientGone),
+    /// The caller has ceased to be one who may be told.
+    #[error("the caller may not be told any more")]
+    Refused(#[source] AuthorizeError),
+}
 
 type Handler = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
 
@@ -44,6 +57,15 @@ where
 impl<T> Replies<T> {
     pub(super) async fn send(&self, message: T) -> Result<(), ClientGone> {
         self.0.send(Ok(message)).await.map_err(|_gone| ClientGone)
+    }
+
+    /// Sends a message of an answer that lasts. The caller is judged anew at the moment at which there is room: a client may let
+    /// an answer wait for hours, and be somebody else's by then.
+    pub(super) async fn send_to(&self, call: &Call, message: T) -> Result<(), Unsent> {
+        let place = self.0.reserve().await.map_err(|_gone| ClientGone)?;
+        call.authorize_again().await.map_err(Unsent::Refused)?;
+        place.send(Ok(message));
+        Ok(())
     }
 }
 

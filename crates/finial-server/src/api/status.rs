@@ -121,7 +121,7 @@ pub(crate) fn call(error: CallError) -> Status {
 pub(crate) fn unauthorized(row: &Row, error: &AuthorizeError) -> Status {
     match error {
         AuthorizeError::Denied(reason) => {
-            let text = format!("authorization denied for method {}", row.path);
+            let text = denied_text(row);
             // Two lines, as SPIRE writes them: scripts look for the first, with the caller's ID in it.
             match reason {
                 Some(DenyReason::Expired) => log("Agent SVID is expired", None),
@@ -139,6 +139,20 @@ pub(crate) fn unauthorized(row: &Row, error: &AuthorizeError) -> Status {
             Status::internal(text)
         }
     }
+}
+
+/// The answer that ends a stream whose caller may not be told any more: what an ordinary call of it would get.
+pub(crate) fn ended(row: &Row, error: &AuthorizeError) -> Status {
+    if let AuthorizeError::Denied(reason @ Some(DenyReason::NotActive)) = error {
+        // Every rotation ends the stream of the SVID before, so that is no error.
+        tracing::debug!(
+            subsystem_name = "api",
+            method = row.method,
+            "Stream of a replaced agent SVID ended"
+        );
+        return deny(&denied_text(row), *reason);
+    }
+    unauthorized(row, error)
 }
 
 /// The answer to an agent that must attest again.
@@ -219,6 +233,10 @@ pub(crate) fn item(status: &Status) -> types::Status {
         code: status.code() as i32,
         message: status.message().to_owned(),
     }
+}
+
+fn denied_text(row: &Row) -> String {
+    format!("authorization denied for method {}", row.path)
 }
 
 fn deny(text: &str, reason: Option<DenyReason>) -> Status {

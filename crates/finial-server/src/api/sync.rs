@@ -4,6 +4,9 @@
 //! queue: when it reads again, it is told the newest state in one step. A step is one revision's state as a whole, bundles
 //! before entries, so an SVID can never be asked for under a bundle that cannot verify it.
 //!
+//! A stream belongs to the SVID it was opened with. Before anything is read for it or sent on it, the caller is judged as if it
+//! called anew; so an agent that was evicted, or has attested again since, is told nothing on a stream it left behind.
+//!
 //! An agent that comes back names what it holds by revision and digest. If that is the present state, it is told only the
 //! bundles that changed meanwhile; if it is what this server sent it last, the difference; otherwise everything.
 
@@ -19,7 +22,7 @@ use tokio::time::Instant;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::driven::{self, ClientGone, Replies};
+use super::driven::{self, Replies, Unsent};
 use super::{call_of, status};
 use crate::authorize::{AuthorizeError, Call, DenyReason};
 use crate::registry::{Feed, Refusal, Registry, View};
@@ -64,6 +67,7 @@ impl SyncApi for SyncService {
                         feed: registry.follow(&agent),
                         registry,
                         agent,
+                        call: call.clone(),
                         replies,
                         parted,
                         told: None,
@@ -86,6 +90,7 @@ impl SyncApi for SyncService {
 struct Session {
     registry: Arc<Registry>,
     agent: SpiffeId,
+    call: Call,
     feed: Feed,
     replies: Replies<FollowResponse>,
     parted: Arc<Parted>,
@@ -98,7 +103,7 @@ enum Ended {
     /// The agent has gone.
     Gone,
     /// The agent is to be told nothing any more.
-    Refused(Refusal),
+    Refused(AuthorizeError),
     /// The agent asks for what this server has not got, and the store does not answer.
     Behind(StoreError),
     /// The agent broke the protocol.
@@ -111,12 +116,14 @@ impl Session {
         open: Open,
         requests: &mut Streaming<FollowRequest>,
     ) -> Result<(), Ended> {
+        // The first message may come long after the headers.
+        self.judge().await?;
         // The agent may come from a server that was ahead of this one.
         if open.revision > self.registry.revision().0 {
             self.registry.catch_up().await.map_err(Ended::Behind)?;
         }
         self.note_version(&open.agent_version).await?;
-        let view = self.view()?;
+        let view = self.view().await?;
         let step = Step::first(&open, &view, self.parted.take(&self.agent));
         self.tell(step, view).await?;
         let mut heartbeat = Instant::now() + HEARTBEAT;
@@ -142,7 +149,7 @@ impl Session {
     }
 
     async fn tell_changes(&mut self) -> Result<(), Ended> {
-        let view = self.view()?;
+        let view = self.view().await?;
         let step = match &self.told {
             Some(held) => Step::between(held, &view),
             None => Step::full(&view, Revision(0)),
@@ -157,8 +164,16 @@ impl Session {
         self.send(Step::empty(from, revision)).await
     }
 
-    fn view(&self) -> Result<View, Ended> {
-        self.registry.view(&self.agent).map_err(Ended::Refused)
+    async fn view(&self) -> Result<View, Ended> {
+        self.judge().await?;
+        let view = self.registry.view(&self.agent);
+        view.map_err(|refusal| Ended::Refused(AuthorizeError::Denied(Some(refusal.into()))))
+    }
+
+    /// Whether the stream's SVID would still open it. A change to the agent wakes the feed, so it is asked soon.
+    async fn judge(&self) -> Result<(), Ended> {
+        let judged = self.call.authorize_again().await;
+        judged.map_err(Ended::Refused)
     }
 
     async fn tell(&mut self, step: Step, view: View) -> Result<(), Ended> {
@@ -169,10 +184,7 @@ impl Session {
 
     async fn send(&self, step: Step) -> Result<(), Ended> {
         for message in step.into_messages() {
-            self.replies
-                .send(message)
-                .await
-                .map_err(|ClientGone| Ended::Gone)?;
+            self.replies.send_to(&self.call, message).await?;
         }
         Ok(())
     }
@@ -226,16 +238,27 @@ impl Ended {
     fn into_status(self, call: &Call) -> Result<(), Status> {
         match self {
             Self::Gone => Ok(()),
-            Self::Refused(refusal) => {
-                let reason = match refusal {
-                    Refusal::NotAttested => DenyReason::NotAttested,
-                    Refusal::Banned => DenyReason::Banned,
-                };
-                let denied = AuthorizeError::Denied(Some(reason));
-                Err(status::unauthorized(call.row(), &denied))
-            }
+            Self::Refused(error) => Err(status::ended(call.row(), &error)),
             Self::Behind(error) => Err(status::store("failed to read the change log", &error)),
             Self::Protocol(status) => Err(status),
+        }
+    }
+}
+
+impl From<Unsent> for Ended {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Gone(_) => Self::Gone,
+            Unsent::Refused(error) => Self::Refused(error),
+        }
+    }
+}
+
+impl From<Refusal> for DenyReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotAttested => Self::NotAttested,
+            Refusal::Banned => Self::Banned,
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use finial_pki::key::KeyKind;
 use finial_pki::software::SoftwareKey;
 use finial_proto::convert;
+use finial_proto::convert::denied;
 use finial_proto::pb::spire::api::server::agent::v1 as agent_pb;
 use finial_proto::pb::spire::api::server::agent::v1::agent_client::AgentClient;
 use finial_proto::pb::spire::api::server::entry::v1 as entry_pb;
@@ -320,4 +321,40 @@ async fn a_call_that_waits_for_its_share_is_refused_when_the_agent_is_banned_mea
     let status = calls.join_next().await.unwrap().unwrap().unwrap_err();
 
     assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_synchronization_under_way_tells_an_evicted_agent_nothing_more() {
+    let server = TestServer::start().await;
+    let agent = server.agent().await;
+    let entries = (0..501).map(|n| entry(&agent.id, &format!("/w{n}")));
+    let created = server.create(entries.collect()).await;
+    let (requests, receiver) = mpsc::channel(1);
+    requests
+        .send(entry_pb::SyncAuthorizedEntriesRequest::default())
+        .await
+        .unwrap();
+    let replies = agent
+        .entries()
+        .sync_authorized_entries(ReceiverStream::new(receiver))
+        .await;
+    let mut replies = replies.unwrap().into_inner();
+    while replies.message().await.unwrap().unwrap().more {}
+    let evict = agent_pb::DeleteAgentRequest {
+        id: Some(convert::id::to_pb(&agent.id)),
+    };
+    server.agents().delete_agent(evict).await.unwrap();
+
+    let request = entry_pb::SyncAuthorizedEntriesRequest {
+        ids: vec![created[0].id.clone()],
+        output_mask: None,
+    };
+    requests.send(request).await.unwrap();
+    let status = replies.message().await.unwrap_err();
+
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(
+        denied::decode(&status),
+        Some(denied::Reason::AgentNotAttested)
+    );
 }

@@ -1,4 +1,7 @@
 //! `SyncAuthorizedEntries`: small sets are sent whole; of large ones, what changed is asked for by the agent.
+//!
+//! What the agent may know is looked up once, when it calls, and may be asked for over minutes: so it is judged anew with each
+//! message that is sent.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use spiffe_types::entry::Entry;
 use tonic::{Code, Status, Streaming};
 
 use super::masked;
-use crate::api::driven::{ClientGone, Replies};
+use crate::api::driven::{Replies, Unsent};
 use crate::api::status;
 use crate::authorize::Call;
 
@@ -20,13 +23,30 @@ const PAGE: usize = 500;
 /// An agent that is silent for longer has lost the stream.
 const SILENCE_LIMIT: Duration = Duration::from_mins(2);
 
+/// Who is answered.
+struct Agent<'a> {
+    call: &'a Call,
+    replies: Replies<pb::SyncAuthorizedEntriesResponse>,
+}
+
+/// Whether there is somebody to go on for.
+#[derive(Debug, PartialEq, Eq)]
+enum Reach {
+    Here,
+    Gone,
+}
+
 pub(super) async fn serve(
     entries: Arc<[Arc<Entry>]>,
     call: Call,
     mut requests: Streaming<pb::SyncAuthorizedEntriesRequest>,
     replies: Replies<pb::SyncAuthorizedEntriesResponse>,
 ) -> Result<(), Status> {
-    let result = sync(&entries, &mut requests, &replies).await;
+    let agent = Agent {
+        call: &call,
+        replies,
+    };
+    let result = sync(&entries, &mut requests, &agent).await;
     call.audit().end(
         result
             .as_ref()
@@ -36,10 +56,25 @@ pub(super) async fn serve(
     result
 }
 
+impl Agent<'_> {
+    async fn send(&self, response: pb::SyncAuthorizedEntriesResponse) -> Result<(), Unsent> {
+        self.replies.send_to(self.call, response).await
+    }
+
+    /// A client that went away does not make a failure; one that may not be told any more learns why.
+    fn sent(&self, sent: Result<(), Unsent>) -> Result<Reach, Status> {
+        match sent {
+            Ok(()) => Ok(Reach::Here),
+            Err(Unsent::Gone(_)) => Ok(Reach::Gone),
+            Err(Unsent::Refused(error)) => Err(status::ended(self.call.row(), &error)),
+        }
+    }
+}
+
 async fn sync(
     entries: &[Arc<Entry>],
     requests: &mut Streaming<pb::SyncAuthorizedEntriesRequest>,
-    replies: &Replies<pb::SyncAuthorizedEntriesResponse>,
+    agent: &Agent<'_>,
 ) -> Result<(), Status> {
     let Some(first) = next(requests).await? else {
         return Ok(());
@@ -56,9 +91,11 @@ async fn sync(
     }
     if entries.len() <= PAGE {
         let all = entries.iter().map(Arc::as_ref);
-        return answered(replies.send(page(all, output_mask.as_ref(), false)).await);
+        let sent = agent.send(page(all, output_mask.as_ref(), false)).await;
+        return agent.sent(sent).map(drop);
     }
-    if send_revisions(entries, replies).await.is_err() {
+    let sent = send_revisions(entries, agent).await;
+    if agent.sent(sent)? == Reach::Gone {
         return Ok(());
     }
     let by_id: HashMap<&str, &Entry> = entries
@@ -73,10 +110,8 @@ async fn sync(
             .iter()
             .filter_map(|id| by_id.get(id.as_str()).copied())
             .collect();
-        if send_entries(&wanted, output_mask.as_ref(), replies)
-            .await
-            .is_err()
-        {
+        let sent = send_entries(&wanted, output_mask.as_ref(), agent).await;
+        if agent.sent(sent)? == Reach::Gone {
             return Ok(());
         }
     }
@@ -97,10 +132,7 @@ async fn next(
     }
 }
 
-async fn send_revisions(
-    entries: &[Arc<Entry>],
-    replies: &Replies<pb::SyncAuthorizedEntriesResponse>,
-) -> Result<(), ClientGone> {
+async fn send_revisions(entries: &[Arc<Entry>], agent: &Agent<'_>) -> Result<(), Unsent> {
     let mut pages = entries.chunks(PAGE).peekable();
     while let Some(page) = pages.next() {
         let entry_revisions = page.iter().map(|entry| pb::EntryRevision {
@@ -113,7 +145,7 @@ async fn send_revisions(
             entries: Vec::new(),
             more: pages.peek().is_some(),
         };
-        replies.send(response).await?;
+        agent.send(response).await?;
     }
     Ok(())
 }
@@ -121,15 +153,15 @@ async fn send_revisions(
 async fn send_entries(
     entries: &[&Entry],
     output_mask: Option<&EntryMask>,
-    replies: &Replies<pb::SyncAuthorizedEntriesResponse>,
-) -> Result<(), ClientGone> {
+    agent: &Agent<'_>,
+) -> Result<(), Unsent> {
     let mut pages = entries.chunks(PAGE).peekable();
     // Nothing found is an answer too.
     let mut current = pages.next().unwrap_or_default();
     loop {
         let following = pages.next();
         let response = page(current.iter().copied(), output_mask, following.is_some());
-        replies.send(response).await?;
+        agent.send(response).await?;
         match following {
             Some(following) => current = following,
             None => return Ok(()),
@@ -148,13 +180,5 @@ fn page<'a>(
             .map(|entry| masked(convert::entry::to_pb(entry), output_mask))
             .collect(),
         more,
-    }
-}
-
-/// A client that went away does not make a failure.
-#[expect(clippy::unnecessary_wraps, reason = "reads as the end of the handler")]
-fn answered(sent: Result<(), ClientGone>) -> Result<(), Status> {
-    match sent {
-        Ok(()) | Err(ClientGone) => Ok(()),
     }
 }
