@@ -408,8 +408,8 @@ impl NodeAttestation {
 pub fn reason(error: &AttestationError) -> String {
     match error {
         AttestationError::Exchange {
-            source: ExchangeError::JoinToken { reason },
-        } => reason.clone(),
+            source: source @ ExchangeError::JoinToken { .. },
+        } => source.to_string(),
         AttestationError::Exchange {
             source: ExchangeError::Rpc { source, .. },
         } => source.to_string(),

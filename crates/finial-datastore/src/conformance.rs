@@ -63,6 +63,7 @@ macro_rules! conformance_tests {
         ]);
         $crate::conformance_tests!(@module $open, tokens: [
             a_join_token_is_spent_once_by_one_of_fifty,
+            a_join_token_that_has_expired_is_told_so,
             a_token_and_its_alias_are_created_together,
             expired_tokens_are_pruned,
             a_journal_is_found_by_its_active_authority,

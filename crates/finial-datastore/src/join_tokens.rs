@@ -27,6 +27,19 @@ impl Debug for JoinToken {
     }
 }
 
+/// What became of an attempt to spend a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redemption {
+    /// It is the caller's, and nobody else's.
+    Spent,
+    /// It was good until then, and nobody has spent it.
+    Expired(SystemTime),
+    /// Somebody has spent it then.
+    Used(SystemTime),
+    /// There never was such a token, or it is forgotten.
+    Unknown,
+}
+
 /// Stores join tokens.
 #[async_trait]
 pub trait JoinTokenStore: Debug + Send + Sync {
@@ -38,10 +51,14 @@ pub trait JoinTokenStore: Debug + Send + Sync {
         now: SystemTime,
     ) -> Result<(), StoreError>;
 
-    /// Takes a token out of the store; of many callers at once, one gets it. Whether it has expired is for the caller
-    /// to see: it is spent either way.
-    async fn consume_join_token(&self, value: &str) -> Result<Option<JoinToken>, StoreError>;
+    /// Spends a token; of many callers at once, one does. What has been spent or has expired is remembered until it is pruned, so that
+    /// whoever comes too late can be told.
+    async fn spend_join_token(
+        &self,
+        value: &str,
+        now: SystemTime,
+    ) -> Result<Redemption, StoreError>;
 
-    /// Deletes the tokens that expired before a time; returns how many.
+    /// Forgets the tokens that expired before a time, spent or not; returns how many.
     async fn prune_join_tokens(&self, expired_before: SystemTime) -> Result<u64, StoreError>;
 }

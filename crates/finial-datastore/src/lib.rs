@@ -24,7 +24,7 @@ pub use bundles::{BundlePatch, BundleStore, DeleteMode};
 pub use changes::{ChangeBatch, ChangeStore, Changes, Revision, Snapshot};
 pub use entries::{Created, EntryFilter, EntryStore, SelectorFilter, SetMatch, TrustDomainFilter};
 pub use error::StoreError;
-pub use join_tokens::{JoinToken, JoinTokenStore};
+pub use join_tokens::{JoinToken, JoinTokenStore, Redemption};
 pub use journal::{Journal, JournalId, JournalStore};
 pub use page::{Page, PageOf};
 

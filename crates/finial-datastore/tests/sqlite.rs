@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use finial_datastore::sqlite::{self, SqliteOptions};
-use finial_datastore::{DataStore, EntryFilter, JoinToken, StoreError};
+use finial_datastore::{DataStore, EntryFilter, JoinToken, Redemption, StoreError};
 use spiffe_types::entry::NewEntry;
 use spiffe_types::id::SpiffeId;
 use tempfile::TempDir;
@@ -35,7 +35,8 @@ async fn what_was_reported_survives_a_process_that_just_stops() {
         expires_at: now(),
     };
     store.create_join_token(token, None, now()).await.unwrap();
-    store.consume_join_token("t").await.unwrap().unwrap();
+    let spent = store.spend_join_token("t", now()).await.unwrap();
+    assert_eq!(spent, Redemption::Spent);
     let revision = store.latest_revision().await.unwrap();
     // What is on disk now is what a killed process leaves behind.
     let copy = folder.path().join("copy");
@@ -54,7 +55,8 @@ async fn what_was_reported_survives_a_process_that_just_stops() {
             .unwrap(),
         1
     );
-    assert_eq!(reopened.consume_join_token("t").await.unwrap(), None);
+    let again = reopened.spend_join_token("t", now()).await.unwrap();
+    assert_eq!(again, Redemption::Used(now()));
 }
 
 #[tokio::test]

@@ -24,8 +24,8 @@ const ENTRIES_INTERVAL: Duration = Duration::from_mins(5);
 /// Servers that share a store do not come at the same time.
 const AGENTS_INTERVAL_MINUTES: std::ops::Range<u64> = 45..75;
 const TOKENS_INTERVAL: Duration = Duration::from_hours(1);
-/// An agent that comes late with its token should hear that it expired, not that it never was.
-const TOKENS_KEPT_FOR: Duration = Duration::from_hours(24);
+/// An agent that comes with its token a week too late should hear that it expired or was used, and not that it never was.
+const TOKENS_KEPT_FOR: Duration = Duration::from_hours(14 * 24);
 const CHANGES_INTERVAL: Duration = Duration::from_mins(10);
 /// A server or agent that is further behind takes everything anew.
 const CHANGES_KEPT: u64 = 100_000;

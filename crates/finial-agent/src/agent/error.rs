@@ -125,6 +125,7 @@ mod tests {
     fn a_spent_token_ends_with_its_own_code_and_the_cure() {
         let error = AttestationError::Exchange {
             source: ExchangeError::JoinToken {
+                beginning: "1234abcd".to_owned(),
                 reason: "failed to attest: join token does not exist or has already been used"
                     .to_owned(),
             },
@@ -136,6 +137,7 @@ mod tests {
 
         assert_eq!(error.exit_code(), 2);
         assert!(text.contains("has already been used"), "{text}");
+        assert!(text.contains("1234abcd"), "{text}");
         assert!(
             text.contains("token generate -spiffeID spiffe://example.org/"),
             "{text}"

@@ -50,8 +50,10 @@ pub enum ExchangeError {
         source: RpcFailure,
     },
     /// The join token is no good, and will not become so.
-    #[error("the server refused the join token: {reason}")]
+    #[error("the server refused the join token that begins with {beginning:?}: {reason}")]
     JoinToken {
+        /// Enough of the token to tell which it is, and too little to use one that is good elsewhere.
+        beginning: String,
         /// The server's words.
         reason: String,
     },
@@ -111,7 +113,8 @@ pub async fn attest(
             source,
         })?;
     let (requests, receiver) = mpsc::channel(1);
-    let refused = |status: tonic::Status| refused(attestor.name(), status);
+    let beginning = beginning(&payload);
+    let refused = |status: tonic::Status| refused(attestor.name(), &beginning, status);
     send(&requests, first_message(attestor.name(), payload, csr)).await;
     let mut client = AgentClient::new(channel);
     let answers = tokio::time::timeout(
@@ -217,12 +220,13 @@ async fn send(
 }
 
 /// Tells a join token that will never do from everything else.
-fn refused(attestor: &str, status: tonic::Status) -> ExchangeError {
+fn refused(attestor: &str, beginning: &str, status: tonic::Status) -> ExchangeError {
     if attestor == JOIN_TOKEN
         && status.code() == tonic::Code::InvalidArgument
         && status.message().contains("join token")
     {
         return ExchangeError::JoinToken {
+            beginning: beginning.to_owned(),
             reason: status.message().to_owned(),
         };
     }
@@ -230,6 +234,12 @@ fn refused(attestor: &str, status: tonic::Status) -> ExchangeError {
         act: "receive attestation response",
         source: status.into(),
     }
+}
+
+/// The first characters of a payload that is a token.
+fn beginning(payload: &[u8]) -> String {
+    let shown = payload.len().min(TOKEN_LENGTH_SHOWN);
+    String::from_utf8_lossy(payload.get(..shown).unwrap_or_default()).into_owned()
 }
 
 fn no_answer() -> tonic::Status {
@@ -241,6 +251,8 @@ pub const JOIN_TOKEN: &str = "join_token";
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_CHALLENGES: u32 = 16;
+/// The first group of a UUID, a quarter of its randomness.
+const TOKEN_LENGTH_SHOWN: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -249,11 +261,11 @@ mod tests {
     #[test]
     fn only_a_token_the_server_calls_unusable_is_given_up() {
         let used = "failed to attest: join token does not exist or has already been used";
-        let refuse = |attestor: &str, status| refused(attestor, status);
+        let refuse = |attestor: &str, status| refused(attestor, "1234abcd", status);
 
         assert!(matches!(
             refuse("join_token", tonic::Status::invalid_argument(used)),
-            ExchangeError::JoinToken { reason } if reason == used
+            ExchangeError::JoinToken { reason, .. } if reason == used
         ));
         assert!(matches!(
             refuse("join_token", tonic::Status::unavailable(used)),

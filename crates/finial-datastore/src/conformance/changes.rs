@@ -46,7 +46,7 @@ pub async fn what_changes_nothing_takes_no_revision(store: Store) {
         .await
         .unwrap();
     store.prune_entries(now()).await.unwrap();
-    store.consume_join_token("unknown").await.unwrap();
+    store.spend_join_token("unknown", now()).await.unwrap();
 
     assert_eq!(store.latest_revision().await.unwrap(), before);
     let batch = since(&store, before, 10).await;

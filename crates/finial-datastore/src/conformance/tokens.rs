@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 use super::{Arc, Store, at, entry, now};
 use crate::StoreError;
 use crate::entries::EntryFilter;
-use crate::join_tokens::JoinToken;
+use crate::join_tokens::{JoinToken, Redemption};
 use crate::journal::Journal;
 
 fn token(value: &str, expires_at: u64) -> JoinToken {
@@ -25,12 +25,35 @@ pub async fn a_join_token_is_spent_once_by_one_of_fifty(store: Store) {
     let mut callers = JoinSet::new();
     for _ in 0..50 {
         let store = Arc::clone(&store);
-        callers.spawn(async move { store.consume_join_token("t").await.unwrap() });
+        callers.spawn(async move { store.spend_join_token("t", at(50)).await.unwrap() });
     }
 
-    let spent: Vec<_> = callers.join_all().await.into_iter().flatten().collect();
+    let outcomes = callers.join_all().await;
 
-    assert_eq!(spent, [token("t", 100)]);
+    let count = |wanted| {
+        outcomes
+            .iter()
+            .filter(|outcome| **outcome == wanted)
+            .count()
+    };
+    assert_eq!(count(Redemption::Spent), 1);
+    assert_eq!(count(Redemption::Used(at(50))), 49);
+}
+
+/// A token is good up to its last moment, and when it ended is told.
+pub async fn a_join_token_that_has_expired_is_told_so(store: Store) {
+    for value in ["early", "late"] {
+        let token = token(value, 100);
+        store.create_join_token(token, None, now()).await.unwrap();
+    }
+    let spend = async |value, time| store.spend_join_token(value, time).await.unwrap();
+    let late = at(100) + std::time::Duration::from_millis(1);
+
+    assert_eq!(spend("late", late).await, Redemption::Expired(at(100)));
+    assert_eq!(spend("early", at(100)).await, Redemption::Spent);
+    // used first, expired later
+    assert_eq!(spend("early", late).await, Redemption::Used(at(100)));
+    assert_eq!(spend("never", at(1)).await, Redemption::Unknown);
 }
 
 /// A token and its alias are created together.
@@ -58,8 +81,9 @@ pub async fn a_token_and_its_alias_are_created_together(store: Store) {
         store.count_entries(&EntryFilter::default()).await.unwrap(),
         1
     );
-    let kept = store.consume_join_token("t").await.unwrap();
-    assert_eq!(kept, Some(token("t", 100)));
+    // the first, and not the one that came again
+    let kept = store.spend_join_token("t", at(150)).await.unwrap();
+    assert_eq!(kept, Redemption::Expired(at(100)));
 }
 
 /// Expired tokens are pruned.
@@ -75,8 +99,9 @@ pub async fn expired_tokens_are_pruned(store: Store) {
 
     assert_eq!(store.prune_join_tokens(at(100)).await.unwrap(), 1);
 
-    assert_eq!(store.consume_join_token("old").await.unwrap(), None);
-    assert!(store.consume_join_token("new").await.unwrap().is_some());
+    let spend = async |value| store.spend_join_token(value, at(100)).await.unwrap();
+    assert_eq!(spend("old").await, Redemption::Unknown);
+    assert_eq!(spend("new").await, Redemption::Spent);
 }
 
 /// A journal is found by its active authority.

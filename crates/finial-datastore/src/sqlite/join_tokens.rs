@@ -10,7 +10,7 @@ use super::row::{db, from_unix, to_unix};
 use super::{SqliteStore, entries};
 use crate::entries::Created;
 use crate::error::StoreError;
-use crate::join_tokens::{JoinToken, JoinTokenStore};
+use crate::join_tokens::{JoinToken, JoinTokenStore, Redemption};
 
 #[async_trait]
 impl JoinTokenStore for SqliteStore {
@@ -42,19 +42,37 @@ impl JoinTokenStore for SqliteStore {
         Ok(())
     }
 
-    async fn consume_join_token(&self, value: &str) -> Result<Option<JoinToken>, StoreError> {
+    async fn spend_join_token(
+        &self,
+        value: &str,
+        now: SystemTime,
+    ) -> Result<Redemption, StoreError> {
+        // Nobody else writes until this is committed.
         let mut write = self.write().await?;
-        let expires_at: Option<i64> =
-            sqlx::query_scalar("DELETE FROM join_tokens WHERE token_hash = ? RETURNING expires_at")
+        let token: Option<(i64, Option<i64>)> =
+            sqlx::query_as("SELECT expires_at, used_at FROM join_tokens WHERE token_hash = ?")
                 .bind(hash(value))
                 .fetch_optional(write.connection())
                 .await
-                .map_err(db("consume join token"))?;
+                .map_err(db("find join token"))?;
+        let Some((expires_at, used_at)) = token else {
+            return Ok(Redemption::Unknown);
+        };
+        if let Some(used_at) = used_at {
+            return Ok(Redemption::Used(from_unix(used_at)));
+        }
+        let expires_at = from_unix(expires_at);
+        if expires_at < now {
+            return Ok(Redemption::Expired(expires_at));
+        }
+        sqlx::query("UPDATE join_tokens SET used_at = ? WHERE token_hash = ?")
+            .bind(to_unix(now))
+            .bind(hash(value))
+            .execute(write.connection())
+            .await
+            .map_err(db("spend join token"))?;
         write.commit().await?;
-        Ok(expires_at.map(|expires_at| JoinToken {
-            value: value.to_owned(),
-            expires_at: from_unix(expires_at),
-        }))
+        Ok(Redemption::Spent)
     }
 
     async fn prune_join_tokens(&self, expired_before: SystemTime) -> Result<u64, StoreError> {

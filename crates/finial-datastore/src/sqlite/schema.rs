@@ -90,4 +90,7 @@ fn misconfigured(message: String) -> StoreError {
 /// "FINL".
 const APPLICATION_ID: i64 = 0x4649_4e4c;
 
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../migrations/sqlite/0002_used_join_tokens.sql"),
+];

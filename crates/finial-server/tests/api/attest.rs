@@ -57,7 +57,8 @@ async fn a_token_is_spent_once_however_many_try() {
             Ok(_) => won += 1,
             Err(status) => {
                 assert_eq!(status.code(), Code::InvalidArgument);
-                assert_eq!(status.message(), SPENT);
+                let used = format!("{SPENT}, at 20");
+                assert!(status.message().starts_with(&used), "{status}");
             }
         }
     }
@@ -65,7 +66,7 @@ async fn a_token_is_spent_once_however_many_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_has_expired_is_named_so_once_and_is_spent() {
+async fn a_token_that_has_expired_is_named_so_with_the_time() {
     let server = TestServer::start().await;
     let request = pb::CreateJoinTokenRequest {
         ttl: 1,
@@ -78,15 +79,16 @@ async fn a_token_that_has_expired_is_named_so_once_and_is_spent() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    for text in ["join token expired", SPENT] {
+    for _ in 0..2 {
         let refused = server
             .attest("join_token", &token.value)
             .await
             .err()
             .unwrap();
-        assert_eq!(
-            (refused.code(), refused.message()),
-            (Code::InvalidArgument, text)
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(
+            refused.message().starts_with("join token expired at 20"),
+            "{refused}"
         );
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use finial_datastore::StoreError;
+use finial_datastore::{Redemption, StoreError};
 use finial_plugin::AttestError;
 use finial_plugin::node_attestor::{Challenger, NodeAttestation};
 use finial_proto::convert;
@@ -20,6 +20,7 @@ use tonic::{Code, Status, Streaming};
 use crate::api::driven::Replies;
 use crate::api::{Services, status};
 use crate::authorize::Call;
+use crate::ca::rfc3339;
 
 /// What an agent asks for in its first message.
 struct AttestRequest {
@@ -193,18 +194,24 @@ fn banned() -> Status {
 }
 
 impl Services {
-    /// Spends a join token. It is gone before anything else about it is looked at: of many that try, one gets it.
+    /// Spends a join token: of many that try, one gets it.
     async fn attest_join_token(&self, payload: &[u8]) -> Result<NodeAttestation, Status> {
         const SPENT: &str = "failed to attest: join token does not exist or has already been used";
         let value = std::str::from_utf8(payload).map_err(|_not_text| status::invalid(SPENT))?;
-        let token = self
-            .store
-            .consume_join_token(value)
-            .await
-            .map_err(|error| status::internal("failed to delete join token", &error))?
-            .ok_or_else(|| status::invalid(SPENT))?;
-        if token.expires_at < self.clock.now() {
-            return Err(status::invalid("join token expired"));
+        let outcome = self.store.spend_join_token(value, self.clock.now()).await;
+        // Who shows a whole token may know what became of it: it is a secret no longer.
+        match outcome.map_err(|error| status::internal("failed to spend join token", &error))? {
+            Redemption::Spent => {}
+            Redemption::Expired(at) => {
+                return Err(status::invalid(&format!(
+                    "join token expired at {}",
+                    rfc3339(at)
+                )));
+            }
+            Redemption::Used(at) => {
+                return Err(status::invalid(&format!("{SPENT}, at {}", rfc3339(at))));
+            }
+            Redemption::Unknown => return Err(status::invalid(SPENT)),
         }
         Ok(NodeAttestation {
             agent_id: self.join_token_id(value)?,
