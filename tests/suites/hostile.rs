@@ -13,7 +13,7 @@ use finial_tests::process::Process;
 use finial_tests::{tools, wait};
 
 #[test]
-fn a_token_that_is_wrong_or_used_ends_the_agent_with_a_reason_and_a_command() {
+fn a_token_that_is_wrong_used_or_expired_ends_the_agent_with_a_reason_and_a_command() {
     let lab = Lab::new().unwrap();
     let _server = lab.start_server().unwrap();
     lab.write_bundle().unwrap();
@@ -21,21 +21,26 @@ fn a_token_that_is_wrong_or_used_ends_the_agent_with_a_reason_and_a_command() {
     let mut first = lab.agent("first").start(Some(&token)).unwrap();
     first.kill().unwrap();
 
-    for (name, token) in [("used", token.as_str()), ("wrong", "no-such-token")] {
+    let text = lab
+        .server_does(&["token", "generate", "-ttl", "1"])
+        .unwrap();
+    let expired = text.lines().find_map(|line| line.strip_prefix("Token: "));
+    // The time that a token loses its worth is kept to the second.
+    std::thread::sleep(Duration::from_millis(2100));
+
+    let unusable = "join token does not exist or has already been used";
+    for (name, token, reason) in [
+        ("used", token.as_str(), "has already been used, at 20"),
+        ("wrong", "no-such-token", unusable),
+        ("expired", expired.unwrap(), "join token expired at 20"),
+    ] {
         let mut agent = lab.agent(name).spawn(&Make::Finial, Some(token)).unwrap();
         let status = agent.wait(Duration::from_secs(20));
         let output = agent.output();
-        assert!(!status.success(), "{output}");
-        assert_ne!(
-            status.code(),
-            Some(1),
-            "a distinct code tells scripts what happened: {output}"
-        );
-        assert!(
-            output.contains("join token does not exist or has already been used"),
-            "{output}"
-        );
-        assert!(output.contains("token generate"), "{output}");
+        assert_eq!(status.code(), Some(2), "{output}");
+        assert!(output.contains(reason), "{output}");
+        assert!(output.contains(token.get(..8).unwrap()), "{output}");
+        assert!(output.contains("token generate -spiffeID"), "{output}");
     }
 }
 
