@@ -18,16 +18,20 @@ pub struct RpcError {
 impl RpcError {
     /// Describes `status`, which came over the channel to `target`.
     pub fn new(status: &Status, target: &Target) -> Self {
-        let message = match dial_error(status) {
-            Some(error) => format!(
-                "connection error: desc = \"transport: Error while dialing: {}\"",
-                target.describe(error)
-            ),
-            None => status.message().to_owned(),
-        };
-        let code = match status.code() {
-            _ if dial_error(status).is_some() => Code::Unavailable,
-            code => code,
+        let (code, message) = match (dial_error(status), status.code()) {
+            (Some(error), _) => {
+                let reason = target.describe(error);
+                let message = format!(
+                    "connection error: desc = \"transport: Error while dialing: {reason}\""
+                );
+                (Code::Unavailable, message)
+            }
+            // A code of this side's making: the connection ended in the middle of an answer.
+            (None, Code::Unknown) if status.source().is_some() => {
+                let message = "error reading from server: EOF".to_owned();
+                (Code::Unavailable, message)
+            }
+            (None, code) => (code, status.message().to_owned()),
         };
         Self { code, message }
     }
@@ -143,6 +147,8 @@ mod tests {
     use finial_proto::pb::spire::api::server::entry::v1::CountEntriesRequest;
     use finial_proto::pb::spire::api::server::entry::v1::entry_client::EntryClient;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
     use crate::connect;
 
@@ -172,6 +178,29 @@ mod tests {
             call(empty, &Target::uri(empty))
                 .await
                 .ends_with("dial unix: missing address\"")
+        );
+    }
+
+    /// HTTP/2's SETTINGS, then HEADERS of stream 1: `:status: 200`, `content-type: application/grpc`.
+    const HALF_AN_ANSWER: &[u8] =
+        b"\0\0\0\x04\0\0\0\0\0\0\0\x14\x01\x04\0\0\0\x01\x88\x0f\x10\x10application/grpc";
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_reported_as_go_reports_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let breaks_off = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            stream.write_all(HALF_AN_ANSWER).await.unwrap();
+        };
+        let target = Target::path(&path);
+        let (said, ()) = tokio::join!(call(&path, &target), breaks_off);
+        assert_eq!(
+            said,
+            "rpc error: code = Unavailable desc = error reading from server: EOF"
         );
     }
 
