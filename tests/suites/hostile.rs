@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use finial_client::{connect, workload};
 use finial_proto::pb::X509svidRequest;
@@ -26,7 +26,10 @@ fn a_token_that_is_wrong_used_or_expired_ends_the_agent_with_a_reason_and_a_comm
         .unwrap();
     let expired = text.lines().find_map(|line| line.strip_prefix("Token: "));
     // The time that a token loses its worth is kept to the second.
-    std::thread::sleep(Duration::from_millis(2100));
+    let minted = Instant::now();
+    wait::until("the end of the token", Duration::from_secs(5), || {
+        (minted.elapsed() > Duration::from_millis(2100)).then_some(())
+    });
 
     let unusable = "join token does not exist or has already been used";
     for (name, token, reason) in [
