@@ -14,5 +14,4 @@ mod hostile;
 mod interop;
 mod pid_reuse;
 mod rotation;
-mod sockets;
 mod spire;
