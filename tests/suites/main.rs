@@ -14,4 +14,5 @@ mod hostile;
 mod interop;
 mod pid_reuse;
 mod rotation;
+mod sockets;
 mod spire;

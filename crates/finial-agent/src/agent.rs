@@ -15,6 +15,7 @@ use finial_pki::tls::install_provider;
 use finial_plugin::{AgentRegistry, PluginContext};
 use finial_runtime::backoff::Backoff;
 use finial_runtime::clock::{SharedClock, SystemClock};
+use finial_runtime::listen::check_unix;
 use finial_runtime::tasks::TaskGroup;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -153,6 +154,8 @@ impl Agent {
     /// Gets as far as serving, or until the group stops: the group then knows why.
     async fn start(&self, group: &TaskGroup) -> anyhow::Result<()> {
         let stop = group.token();
+        // Before a join token is spent, or the identity of an agent that runs is taken over.
+        self.check_sockets()?;
         let attested = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -186,6 +189,15 @@ impl Agent {
             () = stop.cancelled() => Ok(()),
             () = ready(&self.cache, status) => self.serve(group, attestors, unseen),
         }
+    }
+
+    fn check_sockets(&self) -> anyhow::Result<()> {
+        let config = &self.config;
+        let public = config.workload_api.then_some(&config.socket_path);
+        for path in public.into_iter().chain(&config.admin_socket_path) {
+            check_unix(path)?;
+        }
+        Ok(())
     }
 
     async fn attest(&self) -> Result<Attested, AgentError> {

@@ -7,7 +7,7 @@ pub mod admin;
 mod crowd;
 mod dispatch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use anyhow::Context as _;
 use finial_plugin::workload::{CaptureError, Peer};
 use finial_proto::descriptor::DESCRIPTOR_SET;
 use finial_runtime::authority::AuthorityRewriter;
-use finial_runtime::fs::bind_unix;
+use finial_runtime::listen::{UnixSocket, bind_unix};
 use finial_runtime::log::chain;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Backlog, listen};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -38,8 +38,7 @@ use crate::workload::{Caller, UnseenCallers};
 /// The public socket, listening.
 #[derive(Debug)]
 pub struct Endpoints {
-    listener: UnixListener,
-    path: PathBuf,
+    socket: UnixSocket,
     services: Services,
     unseen: Arc<UnseenCallers>,
     /// How many connections may be open.
@@ -51,14 +50,13 @@ impl Endpoints {
     ///
     /// Must be called within a Tokio runtime.
     pub fn bind(path: &Path, workload_api: Option<WorkloadApi>) -> anyhow::Result<Self> {
-        let listener = bind_unix(path, 0o777, 0o755)?;
+        let socket = bind_unix(path, 0o777, 0o755)?;
         // Callers do not wait for room in the queue, they fail: as much as the kernel gives.
-        listen(&listener, Backlog::MAXALLOWABLE)
+        listen(socket.listener(), Backlog::MAXALLOWABLE)
             .with_context(|| format!("failed to listen on unix socket {}", path.display()))?;
         let room = room_for(raise_file_limit());
         Ok(Self {
-            listener,
-            path: path.to_owned(),
+            socket,
             services: services(path, workload_api)?,
             unseen: Arc::default(),
             room,
@@ -73,14 +71,14 @@ impl Endpoints {
 
     /// Returns where the endpoint listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.socket.path()
     }
 
     /// Serves until `shutdown`; open streams end with it.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(
             subsystem_name = SUBSYSTEM,
-            address = %self.path.display(),
+            address = %self.path().display(),
             network = "unix",
             apis = "Workload API",
             "Starting agent APIs"
@@ -96,7 +94,7 @@ impl Endpoints {
                     log_panic(ended);
                     continue;
                 }
-                accepted = self.listener.accept() => accepted,
+                accepted = self.socket.listener().accept() => accepted,
             };
             match accepted {
                 Ok((socket, _)) => {
@@ -125,6 +123,7 @@ impl Endpoints {
             apis = "Workload API",
             "Stopping agent APIs"
         );
+        drop(self.socket);
         connections.shutdown().await;
         Ok(())
     }

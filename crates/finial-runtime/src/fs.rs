@@ -1,18 +1,15 @@
-//! Files and sockets with the modes they must have.
+//! Files and directories with the modes they must have.
 
 use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access};
 use thiserror::Error;
-use tokio::net::UnixListener;
 
-/// Why a file, directory or socket could not be made.
+/// Why a file or directory could not be made.
 #[derive(Debug, Error)]
 pub enum FsError {
     /// A file could not be replaced.
@@ -45,20 +42,6 @@ pub enum FsError {
         owner: u32,
         /// The user this process runs as.
         user: u32,
-    },
-    /// The path of a socket is taken by something that is not a socket.
-    #[error("cannot listen on {}: the path exists and is not a socket; move it away or set another socket path", path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A socket could not be bound.
-    #[error("failed to listen on unix socket {}", path.display())]
-    Bind {
-        /// The path.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
     },
 }
 
@@ -132,38 +115,6 @@ fn octal(mode: Mode) -> String {
     format!("0{:03o}", mode.bits())
 }
 
-/// Listens on a Unix socket, replacing a socket that an earlier process left behind.
-///
-/// Makes the directory with `dir_mode` when it is missing, and gives the socket exactly `socket_mode`. Must be called
-/// within a Tokio runtime.
-pub fn bind_unix(path: &Path, socket_mode: u32, dir_mode: u32) -> Result<UnixListener, FsError> {
-    if let Some(dir) = path.parent()
-        && !dir.as_os_str().is_empty()
-    {
-        create_dir(dir, dir_mode)?;
-    }
-    let bind_error = |source| FsError::Bind {
-        path: path.to_owned(),
-        source,
-    };
-    match std::fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {
-            std::fs::remove_file(path).map_err(bind_error)?;
-        }
-        Ok(_) => {
-            return Err(FsError::NotASocket {
-                path: path.to_owned(),
-            });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(bind_error(error)),
-    }
-    let listener = UnixListener::bind(path).map_err(bind_error)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(socket_mode))
-        .map_err(bind_error)?;
-    Ok(listener)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
@@ -194,22 +145,5 @@ mod tests {
             error.to_string(),
             format!("failed to write {}", path.display())
         );
-    }
-
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("private/api.sock");
-        drop(bind_unix(&socket, 0o777, 0o750).unwrap());
-        let _listener = bind_unix(&socket, 0o770, 0o750).unwrap();
-        assert_eq!(mode(&socket), 0o770);
-
-        let file = dir.path().join("precious");
-        std::fs::write(&file, "data").unwrap();
-        assert!(matches!(
-            bind_unix(&file, 0o770, 0o750),
-            Err(FsError::NotASocket { .. })
-        ));
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
     }
 }

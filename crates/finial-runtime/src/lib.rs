@@ -9,6 +9,7 @@ pub mod fs;
 mod go_json;
 pub mod go_text;
 pub mod health;
+pub mod listen;
 pub mod log;
 pub mod process;
 pub mod tasks;

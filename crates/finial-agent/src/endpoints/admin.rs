@@ -1,19 +1,19 @@
 //! The admin socket: what only the operator of the node may ask. Whoever can open the socket may call everything on it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use finial_proto::pb::finial::agent::explain::v1::explain_server::ExplainServer;
 use finial_proto::pb::spire::agent::debug::v1::debug_server::DebugServer;
 use finial_proto::pb::spire::api::agent::logger::v1::logger_server::LoggerServer;
 use finial_runtime::authority::AuthorityRewriter;
-use finial_runtime::fs::bind_unix;
+use finial_runtime::listen::{UnixSocket, bind_unix};
 use finial_runtime::log::chain;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -27,8 +27,7 @@ use crate::api::logger::LoggerService;
 /// The admin socket, listening.
 #[derive(Debug)]
 pub struct AdminEndpoints {
-    listener: UnixListener,
-    path: PathBuf,
+    socket: UnixSocket,
     routes: Routes,
 }
 
@@ -41,8 +40,7 @@ impl AdminEndpoints {
             .add_service(LoggerServer::new(LoggerService))
             .add_service(ExplainServer::new(explain));
         Ok(Self {
-            listener: bind_unix(path, 0o770, 0o750)?,
-            path: path.to_owned(),
+            socket: bind_unix(path, 0o770, 0o750)?,
             routes: routes.routes().prepare(),
         })
     }
@@ -51,7 +49,7 @@ impl AdminEndpoints {
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(
             subsystem_name = SUBSYSTEM,
-            address = %self.path.display(),
+            address = %self.socket.path().display(),
             network = "unix",
             "Starting admin APIs"
         );
@@ -64,7 +62,7 @@ impl AdminEndpoints {
                     log_panic(ended);
                     continue;
                 }
-                accepted = self.listener.accept(), if connections.len() < CONNECTION_LIMIT => accepted,
+                accepted = self.socket.listener().accept(), if connections.len() < CONNECTION_LIMIT => accepted,
             };
             match accepted {
                 Ok((socket, _)) => {
@@ -77,6 +75,7 @@ impl AdminEndpoints {
             }
         }
         tracing::info!(subsystem_name = SUBSYSTEM, "Stopping admin APIs");
+        drop(self.socket);
         connections.shutdown().await;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The socket as a workload sees it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use finial_plugin::AttestError;

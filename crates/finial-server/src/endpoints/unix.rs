@@ -1,15 +1,14 @@
 //! The admin endpoint: a Unix socket; whoever can open it is the local administrator.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use finial_runtime::authority::AuthorityRewriter;
-use finial_runtime::fs::{FsError, bind_unix};
+use finial_runtime::listen::{ListenError, UnixSocket, bind_unix};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +19,7 @@ use crate::authorize::{Caller, LocalPeer};
 /// The bound admin socket.
 #[derive(Debug)]
 pub(crate) struct UnixEndpoint {
-    listener: UnixListener,
-    path: PathBuf,
+    socket: UnixSocket,
 }
 
 const SOCKET_MODE: u32 = 0o770;
@@ -36,27 +34,27 @@ const BOUNDS: Bounds = Bounds {
 };
 
 impl UnixEndpoint {
-    pub(crate) fn bind(path: &Path) -> Result<Self, FsError> {
+    pub(crate) fn bind(path: &Path) -> Result<Self, ListenError> {
         Ok(Self {
-            listener: bind_unix(path, SOCKET_MODE, DIR_MODE)?,
-            path: path.to_owned(),
+            socket: bind_unix(path, SOCKET_MODE, DIR_MODE)?,
         })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.socket.path()
     }
 
     /// Serves until `stop`, then lets calls under way finish for the grace period.
     pub(crate) async fn run(self, frame: Arc<Frame>, stop: CancellationToken) {
-        let address = self.path.display();
+        let path = self.path().to_owned();
+        let address = path.display();
         tracing::info!(subsystem_name = "endpoints", %address, network = "unix", "Starting Server APIs");
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_ended) = connections.join_next() => {}
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.socket.listener().accept() => match accepted {
                     Ok((stream, _)) => {
                         connections.spawn(serve(stream, Arc::clone(&frame), stop.clone()));
                     }
@@ -67,9 +65,8 @@ impl UnixEndpoint {
                 },
             }
         }
-        drop(self.listener);
+        drop(self.socket);
         super::stop(connections, &address, "unix").await;
-        remove(&self.path);
     }
 }
 
@@ -97,14 +94,4 @@ fn peer_of(stream: &UnixStream, audit: bool) -> LocalPeer {
 
 fn program_of(pid: i32) -> Option<PathBuf> {
     std::fs::read_link(format!("/proc/{pid}/exe")).ok()
-}
-
-fn remove(path: &Path) {
-    match std::fs::remove_file(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            tracing::debug!(subsystem_name = "endpoints", %error, "failed to remove the socket");
-        }
-    }
 }
