@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finial_tests::containers::{images, succeed};
 use finial_tests::lab::{Lab, Make, TRUST_DOMAIN};
 use finial_tests::tools;
+use tokio::time::Instant;
 
 use crate::fetches::open;
 use crate::{figure, milliseconds, per_second, quantile, runtime};

@@ -4,13 +4,14 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use finial_client::{connect, workload};
 use finial_proto::pb::X509svidRequest;
 use finial_tests::lab::{Lab, Make, TRUST_DOMAIN};
 use finial_tests::process::Process;
 use finial_tests::{tools, wait};
+use tokio::time::Instant;
 
 #[test]
 fn a_token_that_is_wrong_used_or_expired_ends_the_agent_with_a_reason_and_a_command() {
