@@ -8,6 +8,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
+use finial_runtime::fs::read_text;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -502,7 +503,7 @@ fn join_token(agent: &AgentSection) -> Result<Option<JoinToken>, ConfigError> {
     let Some(path) = given(agent.join_token_file.as_ref()) else {
         return Ok(given(agent.join_token.as_ref()).map(JoinToken::new));
     };
-    let token = std::fs::read_to_string(path).map_err(|source| {
+    let token = read_text(path).map_err(|source| {
         ConfigError::value(format!("unable to read join token file {path:?}"), source)
     })?;
     match token.trim() {

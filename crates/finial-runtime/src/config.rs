@@ -12,7 +12,7 @@ mod layers;
 mod plugins;
 pub mod sections;
 
-use std::io;
+use crate::fs::{OpenError, read_text};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -41,7 +41,7 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
         /// The cause.
-        source: io::Error,
+        source: OpenError,
     },
     /// The file is not valid HCL or JSON.
     #[error("unable to decode configuration at {path:?}")]
@@ -84,8 +84,8 @@ impl ConfigFile {
 
 /// Reads a configuration file. With `expand`, `$NAME` and `${NAME}` are replaced from the environment first.
 pub fn load(path: &Path, expand: bool) -> Result<ConfigFile, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|source| {
-        if source.kind() == io::ErrorKind::NotFound {
+    let text = read_text(path).map_err(|source| {
+        if source.is_missing() {
             LoadError::NotFound {
                 path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
             }

@@ -45,6 +45,42 @@ pub enum FsError {
     },
 }
 
+/// Why a file that an operator has named could not be read, in the words of SPIRE's messages: `open PATH: no such file or directory`.
+#[derive(Debug, Error)]
+#[error("open {path}: {}", reason(cause))]
+pub struct OpenError {
+    path: String,
+    /// Told above, and so no source.
+    cause: io::Error,
+}
+
+impl OpenError {
+    /// Tells whether there is no such file.
+    pub fn is_missing(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Reads a file of text that an operator has named.
+pub fn read_text(path: impl AsRef<Path>) -> Result<String, OpenError> {
+    let path = path.as_ref();
+    std::fs::read_to_string(path).map_err(|cause| OpenError {
+        path: path.display().to_string(),
+        cause,
+    })
+}
+
+/// Says what the operating system said, as Go does: without a capital and a number.
+pub fn reason(error: &io::Error) -> String {
+    let Some(code) = error.raw_os_error() else {
+        return error.to_string();
+    };
+    let mut letters = Errno::from_raw(code).desc().chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_lowercase().chain(letters).collect()
+    })
+}
+
 /// Replaces the content of `path` in one step: readers see the old file or the new one, never a part.
 ///
 /// The file is on disk when this returns. `mode` is exact; the umask does not narrow it.
@@ -134,6 +170,20 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_in_the_words_of_the_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = read_text(dir.path().join("missing")).unwrap_err();
+        assert!(error.is_missing());
+        let path = dir.path().display();
+        assert_eq!(
+            crate::log::chain(&error).to_string(),
+            format!("open {path}/missing: no such file or directory")
+        );
+        let error = read_text(dir.path()).unwrap_err();
+        assert_eq!(error.to_string(), format!("open {path}: is a directory"));
     }
 
     #[test]

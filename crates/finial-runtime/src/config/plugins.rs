@@ -1,5 +1,6 @@
 //! The `plugins` section: which plugins, in which order, with which settings.
 
+use crate::fs::{OpenError, read_text};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use thiserror::Error;
@@ -179,16 +180,16 @@ pub enum PluginsError {
         line: u32,
     },
     /// The file with the settings could not be read.
-    #[error("failed to read plugin_data_file {path:?} of plugin {name:?} of type {kind:?}")]
+    #[error(
+        "failed to configure plugin {name:?} of type {kind:?}: failed to read plugin configuration"
+    )]
     DataFile {
         /// The type.
         kind: String,
         /// The name.
         name: String,
-        /// The file.
-        path: String,
-        /// The cause.
-        source: std::io::Error,
+        /// The cause, which names the file.
+        source: OpenError,
     },
     /// A value is not what it should be.
     #[error("invalid configuration of plugin {name:?} of type {kind:?}")]
@@ -277,10 +278,9 @@ fn plugin(
             });
         }
         Some(path) => {
-            let text = std::fs::read_to_string(&path).map_err(|source| PluginsError::DataFile {
+            let text = read_text(&path).map_err(|source| PluginsError::DataFile {
                 kind: kind.to_owned(),
                 name: name.clone(),
-                path,
                 source,
             })?;
             hcl::parse(&text).map_err(decode_error)?

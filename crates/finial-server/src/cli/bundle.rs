@@ -1,5 +1,6 @@
 //! `bundle show`, `list`, `count`, `set`, `delete`.
 
+use finial_runtime::fs::read_text;
 use std::io::Read as _;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -266,9 +267,9 @@ fn bundle_text(bundle: &types::Bundle, format: Format) -> anyhow::Result<String>
     }
 }
 
-fn read(path: Option<&str>) -> std::io::Result<String> {
+fn read(path: Option<&str>) -> anyhow::Result<String> {
     if let Some(path) = path {
-        return std::fs::read_to_string(path);
+        return Ok(read_text(path)?);
     }
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;

@@ -1,5 +1,6 @@
 //! Entries and ids from JSON files, as `-data` and `-file` take them.
 
+use finial_runtime::fs::read_text;
 use std::io::Read as _;
 
 use anyhow::Context as _;
@@ -77,7 +78,7 @@ fn read(path: &str) -> anyhow::Result<String> {
             .context("failed to read standard input")?;
         return Ok(text);
     }
-    std::fs::read_to_string(path).with_context(|| format!("failed to read {path}"))
+    Ok(read_text(path)?)
 }
 
 fn parse_entries(text: &str) -> anyhow::Result<Vec<types::Entry>> {

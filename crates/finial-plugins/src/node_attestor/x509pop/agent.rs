@@ -1,5 +1,6 @@
 //! The agent's half.
 
+use finial_runtime::fs::read_text;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -246,7 +247,7 @@ fn answer(key: &SoftwareKey, challenge: &Challenge) -> Result<Response, String> 
 }
 
 fn read_certificates(path: &str) -> Result<Vec<Base64>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{path:?}: {error}"))?;
+    let text = read_text(path).map_err(|error| error.to_string())?;
     let certificates =
         pem::decode_all(&text, pem::CERTIFICATE).map_err(|error| format!("{path:?}: {error}"))?;
     Ok(certificates
@@ -256,9 +257,7 @@ fn read_certificates(path: &str) -> Result<Vec<Base64>, String> {
 }
 
 fn read_key(path: &str) -> Result<SoftwareKey, String> {
-    let text = Zeroizing::new(
-        std::fs::read_to_string(path).map_err(|error| format!("{path:?}: {error}"))?,
-    );
+    let text = Zeroizing::new(read_text(path).map_err(|error| error.to_string())?);
     let der = [pem::PRIVATE_KEY, "EC PRIVATE KEY", "RSA PRIVATE KEY"]
         .iter()
         .find_map(|label| {

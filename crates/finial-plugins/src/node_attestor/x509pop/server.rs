@@ -1,5 +1,6 @@
 //! The server's half.
 
+use finial_runtime::fs::read_text;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -296,8 +297,8 @@ impl ServerNodeAttestor for X509PopServer {
 
 fn load_roots(path: &str) -> Result<Vec<Bytes>, PluginError> {
     let failed = || format!("unable to load trust bundle {path:?}");
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| PluginError::misconfigured(failed()).with_source(error))?;
+    let text =
+        read_text(path).map_err(|error| PluginError::misconfigured(failed()).with_source(error))?;
     pem::decode_all(&text, pem::CERTIFICATE)
         .map_err(|error| PluginError::misconfigured(failed()).with_source(error))
 }
