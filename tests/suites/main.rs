@@ -11,6 +11,7 @@ mod docker;
 mod explain;
 mod first_identity;
 mod hostile;
+mod impostors;
 mod interop;
 mod pid_reuse;
 mod rotation;
