@@ -1,6 +1,9 @@
 //! What an operator asks when a workload has no identity, and what the agent answers.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -160,7 +163,7 @@ fn a_socket_that_leads_to_a_dead_agent_is_told_from_other_trouble() {
     // What a bind mount of the socket file is: another name of the same file.
     let mounted = scene.lab.path().join("mounted.sock");
     fs::hard_link(&socket, &mounted).unwrap();
-    let health = |path: &std::path::Path| {
+    let health = |path: &Path| {
         let output = Command::new(tools::binary("finial-agent"))
             .args(["healthcheck", "-socketPath"])
             .arg(path)
@@ -202,11 +205,9 @@ fn a_socket_that_leads_to_a_dead_agent_is_told_from_other_trouble() {
 
 #[test]
 fn the_admin_socket_answers_debug_and_logger_and_is_the_operators_alone() {
-    use std::os::unix::fs::PermissionsExt as _;
-
     let scene = Scene::new();
     let folder = scene.agent_lab.path().join("private");
-    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o750);
     assert_eq!(mode(&folder.join("admin.sock")), 0o770);
 
@@ -226,4 +227,231 @@ fn the_admin_socket_answers_debug_and_logger_and_is_the_operators_alone() {
     );
     let (ok, text) = scene.ask(&["logger", "get"], &[]);
     assert!(ok && text.starts_with("Logger Level : debug\n"), "{text}");
+}
+
+/// An agent that was started in a way of its own, and asked in the usual one.
+fn start_by(scene: &mut Scene, wrapper: &[&str]) {
+    scene.agent.kill().unwrap();
+    let config = scene.agent_lab.write_config().unwrap();
+    let [program, arguments @ ..] = wrapper else {
+        panic!("no program");
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .arg(tools::binary("finial-agent"))
+        .args(["run", "-config"])
+        .arg(config);
+    let log = scene.agent_lab.path().join("agent-again.log");
+    scene.agent = Process::start("the agent", &mut command, &log).unwrap();
+    scene
+        .agent
+        .wait_for("apis=\"Workload API\"", Duration::from_secs(20));
+}
+
+/// What a workload here reads when it asks for its identity.
+fn refusal(scene: &Scene) -> String {
+    let output = scene.agent_lab.cli(&["api", "fetch", "x509"]).unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn an_agent_in_a_pid_namespace_of_its_own_says_so_wherever_it_is_asked() {
+    if !tools::is_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    start_by(
+        &mut scene,
+        &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"],
+    );
+    let workload = workload(&scene.agent_lab);
+
+    let error = refusal(&scene);
+
+    for word in ["code = Unavailable", "PID namespace", "`pid: host`"] {
+        assert!(error.contains(word), "{word} is missing in: {error}");
+    }
+    let log = scene.agent.output();
+    let line = log.lines().find(|line| line.contains("PID namespace"));
+    assert!(
+        line.is_some_and(|line| line.contains("level=warning")),
+        "{log}"
+    );
+
+    // The number means nothing to it, and that may be why.
+    let (ok, text) = scene.ask(&["explain"], &["-pid", &workload.pid().to_string()]);
+    assert!(!ok, "{text}");
+    for word in [
+        "PID namespace of its own",
+        "`pid: host`",
+        "(PID 0), the last with uid 0",
+    ] {
+        assert!(text.contains(word), "{word} is missing in: {text}");
+    }
+    // Of a process it does see it tells, and of the others too.
+    let (ok, text) = scene.ask(&["explain"], &["-pid", "1"]);
+    assert!(ok, "{text}");
+    assert!(text.contains("could not see the process (PID 0)"), "{text}");
+    assert!(text.contains("`pid: host`"), "{text}");
+}
+
+#[test]
+fn an_engine_that_is_gone_stale_or_forbidden_is_named_with_its_cure_everywhere() {
+    if !tools::is_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let engine = scene.lab.path().join("engine.sock");
+    scene.agent_lab.workload_attestor = format!(
+        "WorkloadAttestor \"unix\" {{ plugin_data {{}} }}
+        WorkloadAttestor \"docker\" {{ plugin_data {{ docker_socket_path = \"unix://{}\" }} }}",
+        engine.display()
+    );
+    scene
+        .lab
+        .server_does(&[
+            "entry",
+            "create",
+            "-spiffeID",
+            &format!("spiffe://{TRUST_DOMAIN}/web"),
+            "-parentID",
+            &scene.parent,
+            "-selector",
+            "docker:label:app:web",
+        ])
+        .unwrap();
+    // Root as it is in a container: others' files are forbidden.
+    let caps = "-dac_override,-dac_read_search";
+    start_by(&mut scene, &["setpriv", "--bounding-set", caps]);
+    let Some(contained) = Contained::start() else {
+        return;
+    };
+    let named = engine.display().to_string();
+
+    for (state, cure) in [
+        (EngineState::Gone, "mount the engine's socket"),
+        (EngineState::Stale, "nobody listens"),
+        (EngineState::Forbidden, "group"),
+    ] {
+        state.arrange(&engine);
+        let error = contained.fetch(&scene);
+        for word in ["code = Unavailable", "docker", &named] {
+            assert!(
+                error.contains(word),
+                "{state:?}: {word} is missing in: {error}"
+            );
+        }
+        let found = scene.explain(contained.pid());
+        let failure = found["attestors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|attestor| attestor["name"] == "docker")
+            .map(|attestor| attestor["failure"].to_string())
+            .unwrap();
+        println!("{state:?}: {failure}");
+        assert!(failure.contains(&named), "{state:?}: {failure}");
+        assert!(failure.contains(cure), "{state:?}: {failure}");
+        assert_eq!(found["answer"]["code"], "Unavailable");
+        let step = found["next_steps"][0]["text"].as_str().unwrap();
+        assert!(step.contains("docker") && step.contains(&named), "{step}");
+        let log = scene.agent.output();
+        assert!(
+            log.lines()
+                .any(|line| line.contains(&named) && line.contains(cure)),
+            "{state:?}: {log}"
+        );
+    }
+}
+
+/// What an agent may find where its engine should be.
+#[derive(Debug, Clone, Copy)]
+enum EngineState {
+    Gone,
+    Stale,
+    Forbidden,
+}
+
+impl EngineState {
+    fn arrange(self, path: &Path) {
+        match self {
+            Self::Gone => assert!(!path.exists()),
+            Self::Stale => drop(UnixListener::bind(path).unwrap()),
+            Self::Forbidden => {
+                fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
+            }
+        }
+    }
+}
+
+/// Processes in a cgroup as a container has one.
+struct Contained {
+    cgroup: PathBuf,
+    process: Option<Process>,
+    folder: tempfile::TempDir,
+}
+
+impl Contained {
+    /// `None` where no cgroups can be made.
+    fn start() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (path, kind) = (fields.next()?, fields.next()?);
+            (kind == "cgroup2").then(|| PathBuf::from(path))
+        })?;
+        let cgroup = root.join("c0ffee".repeat(10) + "c0de");
+        fs::create_dir(&cgroup).ok()?;
+        let folder = tempfile::tempdir().unwrap();
+        let mut contained = Self {
+            cgroup,
+            process: None,
+            folder,
+        };
+        let mut command = contained.command("exec sleep 600");
+        let log = contained.folder.path().join("log");
+        contained.process = Some(Process::start("the container", &mut command, &log).unwrap());
+        let pid = contained.pid();
+        wait::until("the container", START_LIMIT, || {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            name.starts_with("sleep").then_some(())
+        });
+        Some(contained)
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let enter = format!("echo $$ >{}/cgroup.procs", self.cgroup.display());
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{enter} && {script}"));
+        command
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().pid()
+    }
+
+    /// What a call from within is refused with.
+    fn fetch(&self, scene: &Scene) -> String {
+        let program = tools::binary("finial-agent");
+        let output = self
+            .command(&format!(
+                "exec {} api fetch x509 -timeout 30s -socketPath {}",
+                program.display(),
+                scene.agent_lab.socket().display()
+            ))
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+impl Drop for Contained {
+    fn drop(&mut self) {
+        drop(self.process.take());
+        // Left behind, it is empty.
+        drop(fs::remove_dir(&self.cgroup));
+    }
 }

@@ -176,7 +176,7 @@ impl ExplainApi for ExplainService {
         let pid = match request.into_inner().target {
             Some(Target::Pid(pid)) if pid > 0 => pid,
             Some(Target::Container(name)) if !name.is_empty() => {
-                find::container(&self.parts.attestors, &name).await?
+                find::container(&self.parts.attestors, &name, &self.parts.unseen).await?
             }
             Some(_) | None => {
                 return Err(Status::invalid_argument(
@@ -186,7 +186,7 @@ impl ExplainApi for ExplainService {
         };
         let workload = Peer::of_pid(pid)
             .and_then(|peer| peer.open())
-            .map_err(|error| find::process_not_found(pid, &error))?;
+            .map_err(|error| find::process_not_found(pid, &error, &self.parts.unseen))?;
         let response = self.explain_process(&workload).await?;
         Ok(Response::new(response))
     }

@@ -6,6 +6,7 @@ use finial_plugin::workload::{Workload, WorkloadError};
 use finial_runtime::log::chain;
 use tonic::Status;
 
+use crate::workload::UnseenCallers;
 use crate::workload::attest::Attestors;
 
 /// Whether the agent shares the PID namespace of the host, and so sees every process.
@@ -14,11 +15,11 @@ pub(super) fn sees_host_processes() -> bool {
 }
 
 /// Says why there is no such process, as far as the agent can tell.
-pub(super) fn process_not_found(pid: i32, error: &WorkloadError) -> Status {
+pub(super) fn process_not_found(pid: i32, error: &WorkloadError, unseen: &UnseenCallers) -> Status {
     let WorkloadError::Gone { .. } = error else {
         return Status::failed_precondition(chain(error).to_string());
     };
-    Status::not_found(if sees_host_processes() {
+    let text = if sees_host_processes() {
         format!(
             "there is no process {pid}: it has exited, or the number is that of another PID namespace. Numbers are the host's: \
              `docker inspect -f '{{{{.State.Pid}}}}' NAME` tells a container's, or ask with -container NAME"
@@ -28,11 +29,30 @@ pub(super) fn process_not_found(pid: i32, error: &WorkloadError) -> Status {
             "the agent sees no process {pid}: it runs in a PID namespace of its own, where it cannot attest workloads of others. \
              {CURE}"
         )
-    })
+    };
+    Status::not_found(with_unseen(text, unseen))
+}
+
+/// Adds what the agent knows of callers it could not see: the process asked for may be one of them.
+fn with_unseen(text: String, unseen: &UnseenCallers) -> String {
+    match unseen.count() {
+        0 => text,
+        count => {
+            let plural = if count == 1 { "" } else { "s" };
+            let uid = unseen.last_uid();
+            format!(
+                "{text}. {count} caller{plural} of the Workload API had a process it could not see (PID 0), the last with uid {uid}"
+            )
+        }
+    }
 }
 
 /// Finds a process of the container that is called `name`; returns its number.
-pub(super) async fn container(attestors: &Attestors, name: &str) -> Result<i32, Status> {
+pub(super) async fn container(
+    attestors: &Attestors,
+    name: &str,
+    unseen: &UnseenCallers,
+) -> Result<i32, Status> {
     let (id, why_not) = match attestors.find_process(name).await {
         Ok(Some(process)) if process.pid == 0 => {
             return Err(Status::failed_precondition(format!(
@@ -58,7 +78,7 @@ pub(super) async fn container(attestors: &Attestors, name: &str) -> Result<i32, 
     let why_not = why_not
         .map(|reason| format!(" ({reason})"))
         .unwrap_or_default();
-    Err(Status::not_found(if sees_host_processes() {
+    let text = if sees_host_processes() {
         format!(
             "no process of container {name} is running here{why_not}; name it by at least 12 digits of its id"
         )
@@ -66,7 +86,8 @@ pub(super) async fn container(attestors: &Attestors, name: &str) -> Result<i32, 
         format!(
             "the agent sees no process of container {name}{why_not}: it runs in a PID namespace of its own. {CURE}"
         )
-    }))
+    };
+    Err(Status::not_found(with_unseen(text, unseen)))
 }
 
 fn runs_in(pid: i32, id: &str) -> bool {

@@ -286,11 +286,19 @@ async fn what_cannot_be_found_is_said_with_the_reason() {
     let status = world.explain(Target::Pid(i32::MAX)).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("namespace"), "{status}");
+    assert!(!status.message().contains("PID 0"), "{status}");
+
+    world.service.parts.unseen.note(7);
+    let seen =
+        "1 caller of the Workload API had a process it could not see (PID 0), the last with uid 7";
+    let status = world.explain(Target::Pid(i32::MAX)).await.unwrap_err();
+    assert!(status.message().contains(seen), "{status}");
 
     let nowhere = Target::Container("0d".repeat(32));
     let status = world.explain(nowhere).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().contains("engine is down"), "{status}");
+    assert!(status.message().contains(seen), "{status}");
 
     for target in [Target::Pid(0), Target::Container(String::new())] {
         let status = world.explain(target).await.unwrap_err();
