@@ -18,6 +18,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 import time
 
 LAST_PID = "/proc/sys/kernel/ns_last_pid"
@@ -217,6 +218,81 @@ class Round:
         self.children.append(fork(turn, user))
         self.wait_connected()
 
+    def executes_and_exits(self, user, other):
+        """Connects and becomes a program, its own or set-user-id of `other`, that soon exits; `other` gets the PID."""
+        program = self.arguments.programs[self.chance.choice([user, other])]
+        moment = str(round(10 ** self.chance.uniform(-4, -2), 6))
+
+        def turn():
+            self.connect()
+            os.set_inheritable(self.connection.fileno(), True)
+            self.pause()
+            os.execv(program, ["sleep", moment])
+
+        child = fork(turn, user)
+        early = self.chance.random() < 0.5
+        if early:
+            self.wait_connected()
+            self.pause()
+            self.send()
+        os.waitpid(child, 0)
+        self.gone_before = not early
+        self.recycle(child, other)
+        if not early:
+            self.pause()
+            self.send()
+
+    def executes_from_threads(self, user, other):
+        """Connects, and threads of it race to execute programs, which ends all others; the request comes meanwhile."""
+        chosen = [self.arguments.programs[self.chance.choice([user, other])] for _ in range(3)]
+
+        def turn():
+            self.connect()
+            os.set_inheritable(self.connection.fileno(), True)
+            for program in chosen:
+                threading.Thread(target=os.execv, args=(program, ["sleep", "1000"])).start()
+            sleep_forever()
+
+        self.children.append(fork(turn, user))
+        self.wait_connected()
+        self.pause()
+        self.send()
+
+    def passes_the_connection_around(self, user, other):
+        """Passes the socket to processes of two others, who pass it back, ask, execute and exit while the giver exits."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        early = self.chance.random() < 0.3
+
+        def give():
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(self.arguments.socket)
+                for _ in range(2):
+                    socket.send_fds(theirs, [b"x"], [connection.fileno()])
+                if early:
+                    connection.sendall(REQUEST)
+
+        def take():
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+            socket.send_fds(theirs, [b"x"], descriptors)
+            with socket.socket(fileno=descriptors[0]) as connection:
+                if not early:
+                    connection.sendall(REQUEST)
+
+        giver = fork(give, user)
+        if not early:
+            os.waitpid(giver, 0)
+            self.gone_before = True
+        takers = [fork(take, other), fork(take, 20003)] if early else [fork(take, other)]
+        _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        for child in [*takers, *([giver] if early else [])]:
+            os.waitpid(child, 0)
+        self.recycle(giver, other)
+        ours.close()
+        theirs.close()
+        if descriptors:
+            self.connection.close()
+            self.connection = socket.socket(fileno=descriptors[0])
+
     def becomes(self, _, other):
         """Connects as root, then changes to `other`."""
 
@@ -245,7 +321,7 @@ class Round:
 
     def run(self):
         """The kind of attempt, who connected, and the answer."""
-        kind = self.chance.choice(["exits_and_is_replaced"] * 4 + ["hands_the_connection_over"] * 2 + ["becomes_a_program_of", "becomes"])
+        kind = self.chance.choice(KINDS)
         user, other = self.chance.sample([20001, 20002, 20003], 2)
         if kind == "becomes":
             user = 0
@@ -256,6 +332,17 @@ class Round:
             return kind, user, None
         except OSError:
             return kind, user, b""
+
+
+KINDS = [
+    *["exits_and_is_replaced"] * 4,
+    *["hands_the_connection_over"] * 2,
+    *["executes_and_exits"] * 2,
+    "passes_the_connection_around",
+    "executes_from_threads",
+    "becomes_a_program_of",
+    "becomes",
+]
 
 
 def worker(arguments, seed):

@@ -63,6 +63,7 @@ fn nobody_gets_the_identity_of_another_user_by_a_recycled_pid_or_a_passed_socket
         Process::start("the fuzzer", &mut command, &lab.path().join("fuzzer.log")).unwrap();
     let status = fuzzer.wait(Duration::from_secs(seconds + 60));
 
+    println!("{}", fuzzer.output());
     assert!(status.success(), "{}", fuzzer.output());
     assert!(agent_lab.cli(&["healthcheck"]).unwrap().status.success());
 }
