@@ -18,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use finial_plugin::workload::{Peer, Workload};
 use finial_plugin::workload_attestor::{ContainerProcess, WorkloadAttestor};
-use finial_plugin::{AttestError, PluginContext, PluginError};
+use finial_plugin::{AttestError, AttestErrorKind, PluginContext, PluginError};
 use finial_runtime::config::PluginConfig;
 use finial_runtime::log::chain;
 use serde::Deserialize;
@@ -28,7 +28,7 @@ use spiffe_types::selector::{Selector, SelectorError};
 use self::engine::{Engine, EngineError, InspectedContainer, Version};
 use self::kept::{KeptAnswers, Known};
 use self::matchers::Matchers;
-use self::podman::Podman;
+use self::podman::{Asked, Podman};
 use self::transport::{Address, TlsFiles};
 use super::container::{Cgroup, Location, cgroups, is_inside, locate};
 
@@ -64,7 +64,7 @@ struct DockerConfig {
 struct Claim {
     /// The id of the container.
     id: String,
-    engine: Engine,
+    asked: Asked,
     cgroups: Vec<Cgroup>,
 }
 
@@ -109,6 +109,7 @@ impl DockerAttestor {
         let address = config
             .docker_socket_path
             .as_deref()
+            .filter(is_set)
             .unwrap_or(DOCKER_SOCKET);
         let address = Address::parse("docker_socket_path", address, tls)?;
         if address.is_exposed() {
@@ -118,12 +119,19 @@ impl DockerAttestor {
                  set docker_tls_ca_path"
             );
         }
+        let podman = Podman::new(
+            config.podman_socket_path.as_deref().filter(is_set),
+            config.podman_socket_path_template.as_deref().filter(is_set),
+        )?;
+        if podman.trusts_users() {
+            tracing::warn!(
+                "The Podman engines of users are believed, which can claim any label and image: let entries for their containers \
+                 ask for unix:uid too, or remove podman_socket_path_template"
+            );
+        }
         Ok(Self {
-            docker: Engine::new(address, Version::configured(&config.docker_version)),
-            podman: Podman::new(
-                config.podman_socket_path.as_deref(),
-                config.podman_socket_path_template.as_deref(),
-            )?,
+            docker: Engine::new(address, Version::configured(&config.docker_version)?),
+            podman,
             matchers,
             verbose: config.verbose_container_locator_logs,
             is_nested: is_in_nested_pid_namespace(),
@@ -144,32 +152,34 @@ impl DockerAttestor {
         let Some(id) = id else {
             return Ok(None);
         };
-        let engine = self.podman.engine_of(workload, &cgroups)?;
+        let asked = self.podman.engine_of(workload, &cgroups, &id)?;
         Ok(Some(Claim {
             id,
-            engine: engine.unwrap_or_else(|| self.docker.clone()),
+            asked: asked.unwrap_or_else(|| Asked {
+                engine: self.docker.clone(),
+                turns: None,
+            }),
             cgroups,
         }))
     }
-}
 
-#[async_trait]
-impl WorkloadAttestor for DockerAttestor {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    async fn attest(&self, workload: &Workload) -> Result<Vec<Selector>, AttestError> {
-        let Some(Claim {
-            id,
-            engine,
-            cgroups,
-        }) = self.find(workload)?
-        else {
-            return Ok(Vec::new());
-        };
+    /// Asks the engine what is true of a container, if the claim to be in it holds.
+    async fn check(&self, claim: Claim) -> Result<Vec<Selector>, AttestError> {
+        let Claim { id, asked, cgroups } = claim;
+        let Asked { engine, turns } = asked;
         let address = engine.address().to_string();
-        if let Some(known) = self.kept.find(&address, &id)
+        let _turn = match turns.as_ref().map(|turns| turns.try_acquire()) {
+            Some(Err(_none_left)) => {
+                return Err(AttestError::unavailable(format!(
+                    "the engine at {address} has as many questions to answer as a user's own may get at a time"
+                )));
+            }
+            Some(Ok(turn)) => Some(turn),
+            None => None,
+        };
+        let is_users = turns.is_some();
+        if !is_users
+            && let Some(known) = self.kept.find(&address, &id)
             && is_inside(&cgroups, &known.cgroups, &id)
         {
             return Ok(known.selectors);
@@ -177,6 +187,12 @@ impl WorkloadAttestor for DockerAttestor {
         let container = inspect(&engine, &id).await.map_err(|error| {
             AttestError::unavailable(format!("failed to inspect container {id}")).with_source(error)
         })?;
+        if !container.id.starts_with(&id) {
+            return Err(AttestError::rejected(format!(
+                "the engine at {address} takes {id} for a name of container {}",
+                container.id
+            )));
+        }
         let first = confirm(&cgroups, &container, &id, self.is_nested)?;
         let image = if container.image.is_empty() {
             &container.config.image
@@ -191,7 +207,7 @@ impl WorkloadAttestor for DockerAttestor {
             }
         };
         let selectors = selectors(&container, digest.as_deref())?;
-        if let (Some(_), Some(cgroups)) = (digest, first) {
+        if !is_users && let (Some(_), Some(cgroups)) = (digest, first) {
             let known = Known {
                 selectors: selectors.clone(),
                 cgroups,
@@ -200,33 +216,54 @@ impl WorkloadAttestor for DockerAttestor {
         }
         Ok(selectors)
     }
+}
+
+#[async_trait]
+impl WorkloadAttestor for DockerAttestor {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    async fn attest(&self, workload: &Workload) -> Result<Vec<Selector>, AttestError> {
+        match self.find(workload)? {
+            Some(claim) => self.check(claim).await,
+            None => Ok(Vec::new()),
+        }
+    }
 
     async fn find_process(&self, container: &str) -> Result<Option<ContainerProcess>, AttestError> {
-        let failed = |text: String| {
-            AttestError::unavailable(format!("failed to inspect container {container}{text}"))
-        };
-        let found = match self.docker.container(container).await {
-            Ok(found) => found,
-            // Who runs Podman need not run Docker.
-            Err(error) => match self.podman.rootful().container(container).await {
-                Ok(found) => found,
-                Err(EngineError::Connect { .. }) => {
-                    return Err(failed(String::new()).with_source(error));
-                }
-                Err(of_podman) => {
-                    return Err(failed(format!(
-                        ": {}; nor does Podman know it: {}",
-                        chain(&error),
+        let (docker, podman) = (&self.docker, self.podman.rootful());
+        // Both at once: who runs one need not run the other, and one that hangs must not take the other's time.
+        let found = match tokio::join!(docker.container(container), podman.container(container)) {
+            (Ok(found), _) | (Err(_), Ok(found)) => found,
+            (Err(of_docker), Err(of_podman)) => {
+                let kind = if of_docker.is_unknown() && of_podman.is_unknown() {
+                    AttestErrorKind::Rejected
+                } else {
+                    AttestErrorKind::Unavailable
+                };
+                return Err(AttestError::new(
+                    kind,
+                    format!(
+                        "neither Docker nor Podman tells of a container {container}: at {}: {}; at {}: {}",
+                        docker.address(),
+                        chain(&of_docker),
+                        podman.address(),
                         chain(&of_podman)
-                    )));
-                }
-            },
+                    ),
+                ));
+            }
         };
         Ok(Some(ContainerProcess {
             container_id: found.id,
             pid: found.state.pid,
         }))
     }
+}
+
+/// A key that is set to nothing is not set.
+fn is_set(value: &&str) -> bool {
+    !value.is_empty()
 }
 
 /// Confirms by the process that the engine says the container started with that a process in the cgroups `claimed` is in it. Gives
@@ -277,6 +314,8 @@ async fn inspect(engine: &Engine, id: &str) -> Result<InspectedContainer, Engine
     for wait in RETRY_WAITS {
         match engine.container(id).await {
             Ok(container) => return Ok(container),
+            // No time is left for another try.
+            Err(error @ EngineError::TimedOut { .. }) => return Err(error),
             Err(error) => {
                 tracing::debug!(container = id, error = %chain(&error), "retrying to inspect container");
             }

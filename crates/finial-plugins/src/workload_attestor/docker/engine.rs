@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use finial_plugin::PluginError;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::transport::{Address, ConnectError};
+use super::transport::{Address, ConnectError, cure_of_exchange};
 
 /// One engine. Clones are cheap, and share what was agreed with it.
 #[derive(Debug, Clone)]
@@ -78,26 +79,56 @@ pub(super) enum EngineError {
         engine: String,
         source: ConnectError,
     },
-    #[error("failed to talk to container engine")]
-    Exchange(#[source] hyper::Error),
+    #[error(
+        "failed to talk to container engine at {engine}{}",
+        after_semicolon(cure_of_exchange(source))
+    )]
+    Exchange {
+        engine: String,
+        source: hyper::Error,
+    },
     #[error("failed to read answer of container engine")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("failed to make request to container engine")]
     Request(#[source] http::Error),
-    #[error("container engine answered {status}: {text}{}", cure_of(*status))]
+    #[error("container engine answered {status}: {text}{}", after_semicolon(cure_of(*status, text)))]
     Status { status: StatusCode, text: String },
     #[error("failed to decode answer of container engine")]
     Decode(#[source] serde_json::Error),
-    #[error("container engine did not answer within {} s", DEADLINE.as_secs())]
-    TimedOut,
+    #[error("container engine at {engine} did not answer within {} s", DEADLINE.as_secs())]
+    TimedOut { engine: String },
 }
 
-/// A socket proxy may stand in for the engine, and refuse.
-fn cure_of(status: StatusCode) -> &'static str {
-    if status == StatusCode::FORBIDDEN {
-        "; a socket proxy must allow GET of /containers/{id}/json and /images/{name}/json"
+impl EngineError {
+    /// Tells whether the engine answered that it has no such container.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+}
+
+/// What an operator does about an answer.
+fn cure_of(status: StatusCode, text: &str) -> &'static str {
+    match status {
+        // A proxy may stand in for the engine, and refuse.
+        StatusCode::FORBIDDEN => {
+            "a socket proxy must allow GET of /containers/{id}/json and /images/{name}/json"
+        }
+        // What Go's server says.
+        StatusCode::BAD_REQUEST if text.contains("HTTP request to an HTTPS server") => {
+            "set docker_tls_ca_path"
+        }
+        StatusCode::BAD_REQUEST if text.contains(VERSION_REFUSED) => {
+            "correct docker_version, or leave it out"
+        }
+        _ => "",
+    }
+}
+
+fn after_semicolon(cure: &str) -> String {
+    if cure.is_empty() {
+        String::new()
     } else {
-        ""
+        format!("; {cure}")
     }
 }
 
@@ -107,11 +138,18 @@ impl Version {
         Self::Fixed(Arc::from(""))
     }
 
-    /// The one configured; negotiated if that is empty.
-    pub(super) fn configured(version: &str) -> Self {
-        match version.trim_start_matches('v') {
-            "" => Self::Negotiated(Arc::default()),
-            version => Self::Fixed(format!("/v{version}").into()),
+    /// The one configured, `1.41` or `v1.41`; negotiated if that is empty.
+    pub(super) fn configured(version: &str) -> Result<Self, PluginError> {
+        let version = version.trim();
+        let number = version.strip_prefix('v').unwrap_or(version);
+        if number.is_empty() {
+            return Ok(Self::Negotiated(Arc::default()));
+        }
+        match parse_version(number) {
+            Some((major, minor)) => Ok(Self::Fixed(format!("/v{major}.{minor}").into())),
+            None => Err(PluginError::misconfigured(format!(
+                "docker_version must be of the form 1.41, and is {version:?}; leave it out to agree with the engine on one"
+            ))),
         }
     }
 }
@@ -145,7 +183,9 @@ impl Engine {
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
         let answered = tokio::time::timeout(DEADLINE, self.ask(path)).await;
-        let answer = answered.map_err(|_elapsed| EngineError::TimedOut)??;
+        let answer = answered.map_err(|_elapsed| EngineError::TimedOut {
+            engine: self.address.to_string(),
+        })??;
         if answer.status != StatusCode::OK {
             return Err(EngineError::Status {
                 status: answer.status,
@@ -171,20 +211,21 @@ impl Engine {
             .clone();
         let prefix = match known {
             Some(prefix) => prefix,
-            None => self.negotiate().await?,
+            None => match self.negotiate().await? {
+                Some(prefix) => {
+                    set(Some(&prefix));
+                    prefix
+                }
+                None => Arc::from(""),
+            },
         };
-        set(Some(&prefix));
         let answer = self.exchange(&format!("{prefix}{path}")).await;
         match &answer {
             Err(EngineError::Connect { .. }) => set(None),
             Ok(refusal) if !prefix.is_empty() && refusal.is_about_version() => {
-                let other = self.negotiate().await?;
-                // An engine may have done with all that are named here.
-                let other = if other == prefix {
-                    Arc::from("")
-                } else {
-                    other
-                };
+                // An engine may have done with all that are named here, and still name an old one.
+                let other = self.negotiate().await?.filter(|other| *other != prefix);
+                let other = other.unwrap_or_else(|| Arc::from(""));
                 set(Some(&other));
                 return self.exchange(&format!("{other}{path}")).await;
             }
@@ -193,16 +234,15 @@ impl Engine {
         answer
     }
 
-    /// Finds the newest version of the API that both sides know. An engine or a proxy that does not tell gets no version named.
-    async fn negotiate(&self) -> Result<Arc<str>, EngineError> {
+    /// Finds the newest version of the API that both sides know: what precedes a path that names it, which is nothing for an engine
+    /// or a proxy that does not tell. `None` if it is in no state to tell.
+    async fn negotiate(&self) -> Result<Option<Arc<str>>, EngineError> {
         let answer = self.exchange("/_ping").await?;
-        let version = answer
-            .headers
-            .get("api-version")
-            .and_then(|version| version.to_str().ok())
-            .and_then(parse_version);
-        let Some(theirs) = version.filter(|_| answer.status == StatusCode::OK) else {
-            return Ok(Arc::from(""));
+        let version = answer.headers.get("api-version");
+        let version = version.and_then(|version| parse_version(version.to_str().ok()?));
+        // An engine that is not well, and answers so, tells nevertheless.
+        let Some(theirs) = version else {
+            return Ok((!answer.status.is_server_error()).then(|| Arc::from("")));
         };
         let (major, minor) = theirs.min(NEWEST_VERSION);
         tracing::debug!(
@@ -210,7 +250,7 @@ impl Engine {
             version = format!("{major}.{minor}"),
             "Container engine API version negotiated"
         );
-        Ok(format!("/v{major}.{minor}").into())
+        Ok(Some(format!("/v{major}.{minor}").into()))
     }
 
     async fn exchange(&self, path: &str) -> Result<Answer, EngineError> {
@@ -222,19 +262,20 @@ impl Engine {
                 engine: self.address.to_string(),
                 source,
             })?;
+        let failed = |source| EngineError::Exchange {
+            engine: self.address.to_string(),
+            source,
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(EngineError::Exchange)?;
-        let request = Request::get(path)
+            .map_err(failed)?;
+        let request = Request::get(format!("{}{path}", self.address.base()))
             .header(header::HOST, self.address.http_host())
             .header(header::CONNECTION, "close")
             .body(Empty::<Bytes>::new())
             .map_err(EngineError::Request)?;
         let exchange = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(EngineError::Exchange)?;
+            let response = sender.send_request(request).await.map_err(failed)?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, BODY_LIMIT_BYTES).collect().await;
             Ok(Answer {
@@ -273,7 +314,7 @@ impl Answer {
 
     /// "client version 1.47 is too new. Maximum supported API version is 1.41", or too old.
     fn is_about_version(&self) -> bool {
-        self.status == StatusCode::BAD_REQUEST && self.text().contains("client version")
+        self.status == StatusCode::BAD_REQUEST && self.text().contains(VERSION_REFUSED)
     }
 }
 
@@ -318,7 +359,9 @@ fn escape(name: &str) -> String {
 
 /// The newest version of the API whose answers are known here: Docker 27's.
 const NEWEST_VERSION: (u32, u32) = (1, 47);
-/// More than any engine needs that is going to answer.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How every engine begins to say that it is too old or too new.
+const VERSION_REFUSED: &str = "client version";
+/// Less than the agent gives all attestors together, so that an engine that hangs is named.
+const DEADLINE: Duration = Duration::from_secs(4);
 const BODY_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 const ERROR_TEXT_LENGTH: usize = 300;

@@ -2,10 +2,17 @@
 //!
 //! A user's own engine answers as that user likes: whoever may make a cgroup named like a container of Podman's, as every user of
 //! systemd may below his slice, and a socket where his engine would listen, could claim any label and image. So users' engines are
-//! asked only where the operator has named their sockets, and only about processes of that user.
+//! asked only where the operator has named their sockets. Then three things must agree on the user: the cgroup is in his slice, which
+//! is where only root puts anybody; the process is his, which one that he started with `sudo` in that slice is not; and he listens at
+//! the socket, which he could otherwise make a link to another's engine. What such an engine says is not kept, and few questions are
+//! put to it at a time, as it may be slow on purpose.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use finial_plugin::workload::Workload;
 use finial_plugin::{AttestError, PluginError};
+use tokio::sync::Semaphore;
 
 use super::engine::{Engine, Version};
 use super::transport::Address;
@@ -14,9 +21,25 @@ use crate::workload_attestor::container::Cgroup;
 /// Where Podman listens: for root, and for everybody else.
 #[derive(Debug)]
 pub(super) struct Podman {
-    rootful: Address,
-    /// What precedes and follows the user id; `None` trusts no user's engine.
-    rootless: Option<(String, String)>,
+    rootful: Engine,
+    /// `None` trusts no user's engine.
+    rootless: Option<Rootless>,
+}
+
+#[derive(Debug)]
+struct Rootless {
+    /// What precedes and follows the user id in an address.
+    template: (String, String),
+    /// How many more questions may be put to the engines of users.
+    turns: Mutex<HashMap<u32, Arc<Semaphore>>>,
+}
+
+/// Whose engine to ask about a container.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) engine: Engine,
+    /// The turns that a user's own engine gives; `None` for root's.
+    pub(super) turns: Option<Arc<Semaphore>>,
 }
 
 impl Podman {
@@ -30,37 +53,49 @@ impl Podman {
                     ))
                 })?;
                 Address::unix("podman_socket_path_template", &halves.0)?;
-                Some(halves)
+                Some(Rootless {
+                    template: halves,
+                    turns: Mutex::default(),
+                })
             }
             None => None,
         };
+        let rootful = Address::unix("podman_socket_path", socket.unwrap_or(ROOTFUL_SOCKET))?;
         Ok(Self {
-            rootful: Address::unix("podman_socket_path", socket.unwrap_or(ROOTFUL_SOCKET))?,
+            rootful: Engine::new(rootful, Version::newest()),
             rootless,
         })
     }
 
     /// Root's engine.
-    pub(super) fn rootful(&self) -> Engine {
-        Engine::new(self.rootful.clone(), Version::newest())
+    pub(super) fn rootful(&self) -> &Engine {
+        &self.rootful
     }
 
-    /// Returns the engine of a process in a Podman container, known by its cgroups.
+    /// Tells whether the engines of users are believed.
+    pub(super) fn trusts_users(&self) -> bool {
+        self.rootless.is_some()
+    }
+
+    /// Returns the engine of a process that is in the Podman container `id` by its cgroups.
     pub(super) fn engine_of(
         &self,
         workload: &Workload,
         cgroups: &[Cgroup],
-    ) -> Result<Option<Engine>, AttestError> {
-        let Some(row) = cgroups
-            .iter()
-            .find(|row| row.path.contains("libpod-") || row.path.contains("/libpod/"))
-        else {
+        id: &str,
+    ) -> Result<Option<Asked>, AttestError> {
+        let Some(row) = cgroups.iter().find(|row| {
+            row.path.contains(id) && (row.path.contains("libpod-") || row.path.contains("/libpod/"))
+        }) else {
             return Ok(None);
         };
         let Some(user) = user_of(&row.path) else {
-            return Ok(Some(self.rootful()));
+            return Ok(Some(Asked {
+                engine: self.rootful.clone(),
+                turns: None,
+            }));
         };
-        let Some((before, after)) = &self.rootless else {
+        let Some(rootless) = &self.rootless else {
             return Err(AttestError::rejected(format!(
                 "the container belongs to user {user}'s own Podman, which can claim any label and image; to believe the engines of \
                  users, set podman_socket_path_template = {ROOTLESS_SOCKET:?}, and let entries for their containers ask for \
@@ -73,20 +108,35 @@ impl Podman {
                 workload.uid()
             )));
         }
-        let address = Address::unix(
-            "podman_socket_path_template",
-            &format!("{before}{user}{after}"),
-        )?;
-        Ok(Some(Engine::new(address, Version::newest())))
+        rootless.engine_of(user).map(Some)
     }
 }
 
-/// Tells whether the user namespace of `workload` stands for `user` in part: it takes that user, or root, to make one that does.
+impl Rootless {
+    fn engine_of(&self, user: u32) -> Result<Asked, AttestError> {
+        let (before, after) = &self.template;
+        let address = format!("{before}{user}{after}");
+        let mut address = Address::unix("podman_socket_path_template", &address)?;
+        if let Address::Unix { owner, .. } = &mut address {
+            *owner = Some(user);
+        }
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = turns
+            .entry(user)
+            .or_insert_with(|| Arc::new(Semaphore::new(TURNS)));
+        Ok(Asked {
+            engine: Engine::new(address, Version::newest()),
+            turns: Some(Arc::clone(turns)),
+        })
+    }
+}
+
+/// Tells whether the user namespace of `workload` is another than the agent's and stands for `user` in part: it takes that user, or
+/// root, to make one that does.
 fn maps_user(workload: &Workload, user: u32) -> Result<bool, AttestError> {
-    Ok(is_mapped(
-        &workload.read_text("uid_map", UID_MAP_LIMIT_BYTES)?,
-        user,
-    ))
+    let map = workload.read_text("uid_map", UID_MAP_LIMIT_BYTES)?;
+    let own = std::fs::read_to_string("/proc/self/uid_map");
+    Ok(own.is_ok_and(|own| own != map) && is_mapped(&map, user))
 }
 
 /// Looks for `user` outside in `uid_map`, see `user_namespaces(7)`: lines of first ids inside and outside, and their number.
@@ -102,17 +152,20 @@ fn is_mapped(uid_map: &str, user: u32) -> bool {
     })
 }
 
-/// Reads the user id of `…/user-<uid>.slice/…`.
+/// Reads the user id of `/user.slice/user-<uid>.slice/…`. What bears such a name anywhere else may be anybody's invention.
 fn user_of(path: &str) -> Option<u32> {
-    let mut segments = path.split('/');
-    segments.next_back(); // the slice of a user always holds something
-    segments.find_map(|segment| {
-        segment
-            .strip_prefix("user-")?
-            .strip_suffix(".slice")?
-            .parse()
-            .ok()
-    })
+    let mut segments = path
+        .split('/')
+        .skip_while(|segment| matches!(*segment, "" | ".."));
+    if segments.next()? != "user.slice" {
+        return None;
+    }
+    let user = segments.next()?;
+    segments.next()?; // the slice of a user always holds something
+    user.strip_prefix("user-")?
+        .strip_suffix(".slice")?
+        .parse()
+        .ok()
 }
 
 /// Splits at the one `%d`, and turns `%%` into `%`.
@@ -143,94 +196,10 @@ fn split_template(template: &str) -> Option<(String, String)> {
 const ROOTFUL_SOCKET: &str = "unix:///run/podman/podman.sock";
 const ROOTLESS_SOCKET: &str = "unix:///run/user/%d/podman/podman.sock";
 
+/// Questions to the engine of one user at a time.
+const TURNS: usize = 8;
 /// The kernel takes at most 340 lines.
 const UID_MAP_LIMIT_BYTES: u64 = 64 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use finial_plugin::workload::Peer;
-
-    use super::*;
-
-    fn cgroup(path: &str) -> [Cgroup; 1] {
-        [Cgroup {
-            hierarchy: String::new(),
-            path: path.to_owned(),
-        }]
-    }
-
-    fn this_process() -> Workload {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        Peer::capture(&ours).unwrap().open().unwrap()
-    }
-
-    #[test]
-    fn the_cgroup_tells_whose_engine_to_ask() {
-        let podman = Podman::new(None, Some(ROOTLESS_SOCKET)).unwrap();
-        let workload = this_process();
-        let engine = |path: &str| {
-            let engine = podman.engine_of(&workload, &cgroup(path))?;
-            Ok::<_, AttestError>(engine.map(|engine| engine.address().to_string()))
-        };
-
-        assert_eq!(engine("/docker/77").unwrap(), None);
-        let rootful = Some("/run/podman/podman.sock".to_owned());
-        assert_eq!(
-            engine("/machine.slice/libpod-77.scope/container").unwrap(),
-            rootful
-        );
-        assert_eq!(
-            engine("/user.slice/user-99999999999.slice/libpod-77.scope").unwrap(),
-            rootful
-        );
-        let user = workload.uid();
-        let slice = |user: u32| {
-            format!("/user.slice/user-{user}.slice/user@{user}.service/user.slice/libpod-77.scope")
-        };
-        assert_eq!(
-            engine(&slice(user)).unwrap(),
-            Some(format!("/run/user/{user}/podman/podman.sock"))
-        );
-        let error = engine(&slice(user + 1)).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("user {user} runs a process in")),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_engines_of_users_are_believed_only_where_the_operator_says_so() {
-        let podman = Podman::new(None, None).unwrap();
-        let path = "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-77.scope";
-        let error = podman
-            .engine_of(&this_process(), &cgroup(path))
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("set podman_socket_path_template"), "{error}");
-    }
-
-    #[test]
-    fn a_user_namespace_stands_for_the_users_it_maps() {
-        let rootless = "         0       1000          1\n         1     100000      65536\n";
-        assert!(is_mapped(rootless, 1000));
-        assert!(is_mapped(rootless, 165_535));
-        assert!(!is_mapped(rootless, 1001));
-        assert!(!is_mapped(rootless, 165_536));
-        assert!(!is_mapped("         0          0 4294967295\n", 1000));
-        assert!(!is_mapped("", 0));
-    }
-
-    #[test]
-    fn a_template_has_one_place_for_the_user() {
-        assert_eq!(
-            split_template("unix:///a%%/%d/b").unwrap(),
-            ("unix:///a%/".into(), "/b".into())
-        );
-        for template in ["unix:///a", "unix:///%d/%d", "unix:///%s", "unix:///%d%"] {
-            assert_eq!(split_template(template), None, "{template}");
-            assert!(Podman::new(None, Some(template)).is_err(), "{template}");
-        }
-    }
-}
+mod tests;

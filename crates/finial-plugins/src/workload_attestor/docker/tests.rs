@@ -4,9 +4,13 @@ use std::sync::Mutex;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::*;
+
+mod checks;
+mod versions;
 
 const ID: &str = "30659a8817cc0e16b3fc4fb1253423552ce7db0949766eb573f8cce785c28684";
 const CONTAINER: &str = r#"{"Id":"30659a","Image":"sha256:aaaa","Config":{"Image":"web:1","Env":["A=1","PATH=/bin"],
@@ -21,32 +25,38 @@ struct FakeEngine {
 }
 
 /// Status, header lines and body.
-#[derive(Clone, Copy)]
-struct Reply(u16, &'static str, &'static str);
+#[derive(Debug, Clone)]
+struct Reply(u16, String, String);
 
 impl Reply {
-    fn of(status: u16, body: &'static str) -> Self {
-        Self(status, "", body)
+    fn of(status: u16, body: &str) -> Self {
+        Self(status, String::new(), body.to_owned())
     }
 
-    fn ping(version: &'static str) -> Self {
-        let header = format!("Api-Version: {version}\r\n");
-        Self(200, header.leak(), "OK")
+    fn ping(version: &str) -> Self {
+        Self(200, format!("Api-Version: {version}\r\n"), "OK".to_owned())
     }
 }
 
 impl FakeEngine {
     fn start(version: Version, answers: Vec<(u16, &'static str)>) -> Self {
-        let replies = answers
+        let mut answers = answers
             .into_iter()
             .map(|(status, body)| Reply::of(status, body));
-        Self::start_with(version, replies.collect())
+        let mut last = answers.next().unwrap();
+        let mut is_first = true;
+        Self::serve(version, move |_| {
+            if !std::mem::take(&mut is_first) {
+                last = answers.next().unwrap_or_else(|| last.clone());
+            }
+            last.clone()
+        })
     }
 
-    fn start_with(version: Version, mut answers: Vec<Reply>) -> Self {
+    fn serve(version: Version, mut answer: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("docker.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let path = folder.path().join("docker.sock");
+        let listener = UnixListener::bind(&path).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&asked);
         let mut tasks = JoinSet::new();
@@ -54,27 +64,25 @@ impl FakeEngine {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = Vec::new();
-                while !request.ends_with(b"\r\n\r\n") {
-                    stream.read_buf(&mut request).await.unwrap();
-                }
+                while !request.ends_with(b"\r\n\r\n")
+                    && stream.read_buf(&mut request).await.unwrap() > 0
+                {}
                 let text = String::from_utf8(request).unwrap();
-                log.lock()
-                    .unwrap()
-                    .push(text.split(' ').nth(1).unwrap().to_owned());
-                let Reply(status, header, body) = if answers.len() > 1 {
-                    answers.remove(0)
-                } else {
-                    answers[0]
-                };
+                if text.is_empty() {
+                    continue; // somebody only looked who listens
+                }
+                let path = text.split(' ').nth(1).unwrap().to_owned();
+                let Reply(status, header, body) = answer(&path);
+                log.lock().unwrap().push(path);
+                let length = body.len();
                 let answer = format!(
-                    "HTTP/1.1 {status} x\r\n{header}Content-Length: {}\r\n\r\n{body}",
-                    body.len()
+                    "HTTP/1.1 {status} x\r\n{header}Content-Length: {length}\r\n\r\n{body}"
                 );
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }
         });
         Self {
-            engine: Engine::new(Address::Unix(socket), version),
+            engine: Engine::new(Address::Unix { path, owner: None }, version),
             asked,
             _tasks: tasks,
             _folder: folder,
@@ -84,10 +92,14 @@ impl FakeEngine {
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
+
+    fn socket(&self) -> String {
+        self.engine.address().to_string()
+    }
 }
 
-fn engine_at(socket: PathBuf) -> Engine {
-    Engine::new(Address::Unix(socket), Version::newest())
+fn engine_at(path: PathBuf) -> Engine {
+    Engine::new(Address::Unix { path, owner: None }, Version::newest())
 }
 
 fn texts(selectors: &[Selector]) -> Vec<String> {
@@ -127,7 +139,7 @@ async fn labels_environment_and_image_become_selectors() {
 #[tokio::test(start_paused = true)]
 async fn a_busy_engine_is_asked_again_up_to_four_times() {
     let fake = FakeEngine::start(
-        Version::configured("1.41"),
+        Version::configured("1.41").unwrap(),
         vec![
             (500, "busy"),
             (500, "busy"),
@@ -242,25 +254,6 @@ fn ambiguous_or_pointless_matchers_are_refused() {
 }
 
 #[tokio::test]
-async fn the_engine_tells_the_process_of_a_container() {
-    let running = r#"{"Id":"30659a","State":{"Pid":4242},"Config":{}}"#;
-    let fake = FakeEngine::start(Version::newest(), vec![(200, running)]);
-    let attestor = DockerAttestor {
-        docker: fake.engine.clone(),
-        ..DockerAttestor::new(&DockerConfig::default()).unwrap()
-    };
-
-    assert_eq!(
-        attestor.find_process("web/..").await.unwrap(),
-        Some(ContainerProcess {
-            container_id: "30659a".to_owned(),
-            pid: 4242
-        })
-    );
-    assert_eq!(fake.asked(), ["/containers/web%2F../json"]);
-}
-
-#[tokio::test]
 async fn an_engine_out_of_reach_is_named_with_its_cure() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("docker.sock");
@@ -288,8 +281,10 @@ fn an_engine_is_a_socket_or_a_port() {
         ("unix:///run/docker.sock", "/run/docker.sock", false),
         ("tcp://127.0.0.1:2000", "tcp://127.0.0.1:2000", false),
         ("tcp://[::1]:2000", "tcp://[::1]:2000", false),
-        ("tcp://localhost", "tcp://localhost:2375", false),
-        ("tcp://engine.example", "tcp://engine.example:2375", true),
+        ("tcp://[fe80::1]", "tcp://[fe80::1]:80", true),
+        ("tcp://localhost", "tcp://localhost:80", false),
+        ("http://engine.example:1", "tcp://engine.example:1", true),
+        ("tcp://proxy:1/a/b/", "tcp://proxy:1/a/b", true),
     ] {
         let address = address(text).unwrap();
         assert_eq!(address.to_string(), shown);
@@ -297,14 +292,51 @@ fn an_engine_is_a_socket_or_a_port() {
     }
     for text in [
         "/var/run/docker.sock",
+        "unix:/var/run/docker.sock",
         "unix://docker.sock",
         "tcp://",
         "tcp://host:port",
         "tcp://user@host:1",
-        "https://host:1",
+        "TCP://host:1",
+        "npipe:////./pipe/docker_engine",
+        "ssh://host",
     ] {
         let error = address(text).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
+    }
+    for (text, cure) in [
+        (
+            "https://host:1",
+            "with TLS is tcp://host:1, and docker_tls_ca_path",
+        ),
+        ("tcp://host:1/a?b", "the path in docker_socket_path"),
+    ] {
+        let error = address(text).unwrap_err().to_string();
+        assert!(error.contains(cure), "{error}");
+    }
+}
+
+#[test]
+fn a_key_that_is_set_to_nothing_is_not_set_unless_it_is_about_trust() {
+    let attestor = config(
+        r#"{"docker_socket_path":"","docker_version":"","podman_socket_path":"","podman_socket_path_template":""}"#,
+    );
+    let attestor = attestor.unwrap();
+    assert_eq!(
+        attestor.docker.address().to_string(),
+        "/var/run/docker.sock"
+    );
+    assert_eq!(
+        attestor.podman.rootful().address().to_string(),
+        "/run/podman/podman.sock"
+    );
+    assert!(!attestor.podman.trusts_users());
+    let error = config(r#"{"docker_socket_path":"tcp://engine:1","docker_tls_ca_path":""}"#);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("must name files"), "{error}");
+    for podman in ["podman_socket_path", "podman_socket_path_template"] {
+        let error = config(&format!(r#"{{"{podman}":"tcp://engine:%d"}}"#)).unwrap_err();
+        assert!(error.to_string().contains("unix:///path"), "{error}");
     }
 }
 
@@ -331,125 +363,4 @@ fn settings_for_tls_must_make_sense_together() {
         let error = config(&text).unwrap_err().to_string();
         assert!(error.contains(cure), "{error}");
     }
-}
-
-/// What one engine after another answers, the first of them `engine`, to a client that negotiates.
-async fn negotiated(answers: Vec<Reply>, questions: usize) -> Vec<String> {
-    let fake = FakeEngine::start_with(Version::configured(""), answers);
-    for _ in 0..questions {
-        // Whether it succeeds is the script's business.
-        drop(fake.engine.container(ID).await);
-    }
-    fake.asked()
-}
-
-#[tokio::test]
-async fn the_version_of_the_api_is_agreed_on_once() {
-    let path = format!("/containers/{ID}/json");
-    let old = || Reply::ping("1.24");
-    let container = || Reply::of(200, CONTAINER);
-    assert_eq!(
-        negotiated(vec![old(), container()], 2).await,
-        [
-            "/_ping".to_owned(),
-            format!("/v1.24{path}"),
-            format!("/v1.24{path}")
-        ]
-    );
-    assert_eq!(
-        negotiated(vec![Reply::ping("1.99"), container()], 1).await,
-        ["/_ping".to_owned(), format!("/v1.47{path}")]
-    );
-    // A proxy in between, or an engine that does not tell.
-    for silent in [Reply::of(403, "no"), Reply::of(200, "OK")] {
-        assert_eq!(
-            negotiated(vec![silent, container()], 1).await,
-            ["/_ping".to_owned(), path.clone()]
-        );
-    }
-}
-
-#[tokio::test]
-async fn an_engine_that_refuses_the_version_is_asked_again() {
-    let path = format!("/containers/{ID}/json");
-    let container = || Reply::of(200, CONTAINER);
-    let too_new = "client version 1.47 is too new. Maximum supported API version is 1.41";
-    let too_old = "client version 1.47 is too old. Minimum supported API version is 1.60";
-    // Another engine listens at the address by now.
-    let replaced = vec![
-        Reply::ping("1.47"),
-        container(),
-        Reply::of(400, too_new),
-        Reply::ping("1.41"),
-        container(),
-    ];
-    assert_eq!(
-        negotiated(replaced, 3).await,
-        [
-            "/_ping".to_owned(),
-            format!("/v1.47{path}"),
-            format!("/v1.47{path}"),
-            "/_ping".to_owned(),
-            format!("/v1.41{path}"),
-            format!("/v1.41{path}"),
-        ]
-    );
-    // An engine of the future.
-    let newer = vec![
-        Reply::ping("1.70"),
-        Reply::of(400, too_old),
-        Reply::ping("1.70"),
-        container(),
-    ];
-    assert_eq!(
-        negotiated(newer, 1).await,
-        [
-            "/_ping".to_owned(),
-            format!("/v1.47{path}"),
-            "/_ping".to_owned(),
-            path
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_process_is_in_a_container_only_with_its_first_process() {
-    let rows = |path: &str| {
-        vec![Cgroup {
-            hierarchy: String::new(),
-            path: path.to_owned(),
-        }]
-    };
-    let started_with = |pid: i32| InspectedContainer {
-        state: engine::ContainerState { pid },
-        ..serde_json::from_str(CONTAINER).unwrap()
-    };
-    let own = i32::try_from(std::process::id()).unwrap();
-    let claimed = rows(&format!("/user.slice/docker-{ID}.scope"));
-
-    // This process is in no container at all.
-    let error = confirm(&claimed, &started_with(own), ID, false).unwrap_err();
-    assert!(
-        error.to_string().contains("is not that container's"),
-        "{error}"
-    );
-    assert_eq!(
-        confirm(&claimed, &started_with(own), ID, true).unwrap(),
-        None
-    );
-    let error = confirm(&claimed, &started_with(0), ID, true).unwrap_err();
-    assert!(error.to_string().contains("does not run"), "{error}");
-    let error = confirm(&claimed, &started_with(i32::MAX), ID, false).unwrap_err();
-    assert!(error.to_string().contains("cannot be seen"), "{error}");
-    assert_eq!(
-        confirm(&claimed, &started_with(i32::MAX), ID, true).unwrap(),
-        None
-    );
-
-    let first = Peer::of_pid(own).unwrap().open().unwrap();
-    let cgroups = cgroups(&first, false).unwrap();
-    assert_eq!(
-        confirm(&cgroups, &started_with(own), ID, false).unwrap(),
-        Some(cgroups)
-    );
 }
