@@ -9,6 +9,7 @@ played. Ends with 1 if any got what is not its own.
 
 import argparse
 import ctypes
+import datetime
 import http.server
 import json
 import os
@@ -21,7 +22,7 @@ import threading
 import time
 import uuid
 
-from pid_reuse import REQUEST, USERS, answer, become, fork, programs, sleep_forever
+from pid_reuse import LAST_PID, REQUEST, USERS, answer, become, fork, programs, sleep_forever
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_FILES, CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWCGROUP = 0x400, 0x10000000, 0x20000, 0x02000000
@@ -30,6 +31,8 @@ SYS_SETRESUID, SYS_SETRESGID = {"x86_64": (117, 119), "aarch64": (147, 149)}[os.
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 PR_SET_DUMPABLE = 4
 LABEL = {"who": "victim"}
+# For so long the engine takes a container for alive that is not.
+LAG = 0.3
 # Its users have no identity, except that one of them is the labelled container's.
 NOBODY, ONE, TWO = 20003, 20001, 20002
 POD = "pod0f4c1b2a-7d1e-4c7e-9b0e-3a1f5d2c6b7a"
@@ -76,6 +79,8 @@ class Stage:
         self.children = []
         self.cgroups = []
         self.containers = {}
+        self.started = {}
+        self.ended = {}
         self.programs = programs(arguments.folder)
 
     def connect(self):
@@ -173,6 +178,7 @@ class Stage:
         child = fork(run)
         self.children.append(child)
         self.containers[identity] = child
+        self.started[identity] = datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
         name = os.path.basename(cgroup)
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
@@ -199,8 +205,12 @@ def serve_engine(stage, path):
             words = self.path.strip("/").split("/")
             pid = stage.containers.get(words[-2]) if words[-3:-2] == ["containers"] else None
             body = {"message": "No such container"}
+            # As an engine does that learns of an end a moment after the kernel has given the number away.
+            late = time.monotonic() - stage.ended.get(words[-2] if pid else "", time.monotonic()) > LAG
             if pid:
-                body = {"Id": words[-2], "State": {"Pid": pid}, "Image": "sha256:00", "Config": {"Image": "victim", "Labels": LABEL}}
+                state = {"Pid": 0 if late else pid, "Running": not late, "StartedAt": stage.started[words[-2]]}
+                pid = 1
+                body = {"Id": words[-2], "State": state, "Image": "sha256:00", "Config": {"Image": "victim", "Labels": LABEL}}
             elif "images" in words:
                 pid, body = 1, {"Id": "sha256:00"}
             text = json.dumps(body).encode()
@@ -390,6 +400,40 @@ def shares_files(stage, asks):
     return got
 
 
+def takes_the_pid_of_a_container(stage):
+    """While the engine still names it, in a cgroup of that container's name, made in a subtree of one's own."""
+    for _ in range(10):
+        identity = uuid.uuid4().hex * 2
+        stage.start_container(f"docker/{identity}", identity)
+        container = stage.children.pop()
+        forged = stage.make_cgroup(f"{stage.own}/docker-{identity}.scope", ONE)
+        ours, theirs = os.pipe()
+
+        def impostor():
+            stage.enter(forged)
+            become(ONE)
+            os.write(theirs, b"x")
+            sleep_forever()
+
+        time.sleep(0.2)  # as a container does that was worth starting
+        os.kill(container, signal.SIGKILL)
+        os.waitpid(container, 0)
+        stage.ended[identity] = time.monotonic()
+        with open(LAST_PID, "w", encoding="ascii") as file:
+            file.write(str(container - 1))
+        stage.children.append(fork(impostor))
+        if stage.children[-1] == container:
+            os.read(ours, 1)
+
+            def ask():
+                stage.enter(forged)
+                become(ONE)
+                return stage.call()
+
+            return stage.played(ask)
+    return "skipped: no PID was recycled"
+
+
 def tricks(stage):
     """Name, what is played, as whom, and what it may get at most; the last tells whether it must."""
     two = stage.victim
@@ -442,6 +486,7 @@ def main():
     parser.add_argument("--engine", required=True, help="path of the engine's socket, which is made here")
     parser.add_argument("--folder", required=True, help="where set-user-id programs can be put")
     parser.add_argument("--trust-domain", default="example.org")
+    parser.add_argument("--lagging", action="store_true", help="play only with an engine that learns late of a container's end")
     arguments = parser.parse_args()
     arguments.roots = hierarchies()
     arguments.hierarchy = arguments.roots[0] if arguments.roots else None
@@ -458,10 +503,16 @@ def main():
                 raise Skipped("no cgroup file system is mounted")
             stage.victims_cgroup = stage.start_container(f"docker/{stage.container}", stage.container)
             stage.nested = stage.start_container(f"docker/{uuid.uuid4().hex * 2}/docker/{nested}", nested)
-            stage.delegated = stage.make_cgroup(f"user.slice/finial-test-{os.getpid()}", ONE)
+            stage.own = f"user.slice/finial-test-{os.getpid()}"
+            stage.delegated = stage.make_cgroup(stage.own, ONE)
         except Skipped as reason:
             seen["cgroups"], stage.victims_cgroup = f"skipped: {reason}", None
-        for name, trick, user, most, must in tricks(stage):
+        if arguments.lagging:
+            got = takes_the_pid_of_a_container(stage) if stage.victims_cgroup else "skipped"
+            seen["takes the PID of a container"] = got
+            if isinstance(got, list) and "/victim" in got:
+                wrong.append(f"takes the PID of a container: got {got}")
+        for name, trick, user, most, must in [] if arguments.lagging else tricks(stage):
             got = stage.played(trick, user or None)
             seen[name] = got if isinstance(got, str) else sorted(set(got))
             played = not isinstance(got, str)

@@ -12,11 +12,26 @@ use serde_json::Value;
 
 #[test]
 fn nobody_gets_the_identity_of_another_by_mounts_cgroups_namespaces_or_shared_files() {
-    let Some(python) = tools::python() else {
+    let Some(played) = play(&[]) else {
         return;
     };
-    if !tools::is_root() {
+    assert!(played["cannot be dumped"].is_array(), "{played}");
+}
+
+#[test]
+#[ignore = "the docker attestor believes a process that has taken the number of a container's first, until the engine knows better"]
+fn the_pid_of_a_container_that_has_ended_is_worth_nothing() {
+    let Some(played) = play(&["--lagging"]) else {
         return;
+    };
+    println!("{played}");
+}
+
+/// Plays the tricks against a system of its own; what each got.
+fn play(flags: &[&str]) -> Option<Value> {
+    let python = tools::python()?;
+    if !tools::is_root() {
+        return None;
     }
     let lab = Lab::new().unwrap();
     // Every user has to reach the socket.
@@ -67,7 +82,8 @@ fn nobody_gets_the_identity_of_another_by_mounts_cgroups_namespaces_or_shared_fi
         .arg("--engine")
         .arg(&engine)
         .arg("--folder")
-        .arg(&programs);
+        .arg(&programs)
+        .args(flags);
     let log = lab.path().join("impostors.log");
     let mut impostors = Process::start("the impostors", &mut command, &log).unwrap();
     let status = impostors.wait(Duration::from_mins(3));
@@ -79,7 +95,6 @@ fn nobody_gets_the_identity_of_another_by_mounts_cgroups_namespaces_or_shared_fi
     for (trick, got) in seen.as_object().unwrap() {
         println!("{trick}: {got}");
     }
-    assert!(seen["cannot be dumped"].is_array(), "{output}");
     if seen["forges cgroups in a subtree of its own"].is_array() {
         let log = agent.output();
         assert!(log.contains("but is not that container's"), "{log}");
@@ -88,4 +103,5 @@ fn nobody_gets_the_identity_of_another_by_mounts_cgroups_namespaces_or_shared_fi
     assert!(!agent.output().contains("panicked"), "{}", agent.output());
     let left = agent.open_files().saturating_sub(files);
     assert!(left < 50, "{left} files more are open");
+    Some(seen)
 }
