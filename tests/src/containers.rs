@@ -341,6 +341,14 @@ fn build_images() -> Result<()> {
     Ok(())
 }
 
+/// Fills a folder with what a workload's container needs: `sleep`, and an agent's command line as its client.
+pub fn workload_root(folder: &Path) -> Result<()> {
+    install(folder, &[found("sleep")])?;
+    let client = tools::static_programs().join("finial-agent");
+    fs::copy(client, folder.join("bin/spire-agent"))?;
+    Ok(())
+}
+
 fn found(name: &str) -> PathBuf {
     ["/bin", "/usr/bin"]
         .iter()

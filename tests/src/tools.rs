@@ -175,6 +175,12 @@ pub fn restart_engine() -> Option<()> {
     Some(())
 }
 
+/// Podman, as root runs it.
+pub fn podman() -> Option<()> {
+    let works = succeeds(Command::new("podman").arg("version"));
+    found(works.then_some(()), "podman")
+}
+
 /// Docker's Compose, from 2.24 on.
 pub fn compose() -> Option<()> {
     let works = succeeds(Command::new("docker").args(["compose", "version"]));

@@ -14,6 +14,7 @@ mod hostile;
 mod impostors;
 mod interop;
 mod pid_reuse;
+mod podman;
 mod rotation;
 mod sockets;
 mod spire;
