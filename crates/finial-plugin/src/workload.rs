@@ -11,6 +11,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
@@ -205,6 +206,12 @@ impl Workload {
             Ok(path) => Ok(path.into()),
             Err(error) => Err(read_error(self.peer.pid, "exe", error.into())),
         }
+    }
+
+    /// Returns how long after the machine's start the process started, to a hundredth of a second.
+    pub fn start_time(&self) -> Result<Duration, WorkloadError> {
+        let ticks = start_time(self.peer.pid, self.directory.as_fd())?;
+        Ok(TICK * u32::try_from(ticks).unwrap_or(u32::MAX))
     }
 
     /// Tells whether the process has not exited.
@@ -426,6 +433,8 @@ fn parse_start_time(stat: &[u8]) -> Option<u64> {
 
 /// More than any `status` there is: the longest part, 65,536 supplementary groups, takes up to 720 KB.
 pub const STATUS_LIMIT_BYTES: u64 = 1 << 20;
+/// What the kernel counts in where it shows time to programs (`USER_HZ`).
+const TICK: Duration = Duration::from_millis(10);
 const STAT_LIMIT_BYTES: u64 = 16 * 1024;
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ fn a_zombie_is_refused() {
         // The kernel closes it when the process is on its way out; unread bytes make that an error.
         drop(connected.socket.read_to_end(&mut end));
         let deadline = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap()
-            + std::time::Duration::from_secs(10);
+            + Duration::from_secs(10);
         while workload.is_alive() && std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() < deadline
         {
             std::thread::yield_now();

@@ -5,26 +5,28 @@
 //! is confirmed by the container's first process. What an engine says of a container is fixed when the container is made, so answers
 //! are kept for a moment and a burst of calls from one container costs one question.
 
+mod confirm;
 mod engine;
 mod kept;
 mod matchers;
 mod podman;
 mod transport;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use finial_plugin::workload::{Peer, Workload};
+use finial_plugin::workload::Workload;
 use finial_plugin::workload_attestor::{ContainerProcess, WorkloadAttestor};
 use finial_plugin::{AttestError, AttestErrorKind, PluginContext, PluginError};
+use finial_runtime::clock::SharedClock;
 use finial_runtime::config::PluginConfig;
 use finial_runtime::log::chain;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use spiffe_types::selector::{Selector, SelectorError};
 
+use self::confirm::{Verdict, confirm, is_in_nested_pid_namespace};
 use self::engine::{Engine, EngineError, InspectedContainer, Version};
 use self::kept::{KeptAnswers, Known};
 use self::matchers::Matchers;
@@ -41,6 +43,7 @@ pub struct DockerAttestor {
     verbose: bool,
     /// Whether process ids of the engine may count in another PID namespace than the agent's.
     is_nested: bool,
+    clock: SharedClock,
     kept: KeptAnswers,
 }
 
@@ -71,7 +74,7 @@ struct Claim {
 impl DockerAttestor {
     /// Builds the attestor from its part of the configuration. The engine need not run yet.
     pub fn build(
-        _: &PluginContext,
+        context: &PluginContext,
         config: &PluginConfig,
     ) -> Result<Arc<dyn WorkloadAttestor>, PluginError> {
         let (config, unknown) = config.decode_strict().map_err(|error| {
@@ -82,10 +85,10 @@ impl DockerAttestor {
             let text = format!("unknown configurations detected: {}", keys.join(","));
             return Err(PluginError::misconfigured(text));
         }
-        Ok(Arc::new(Self::new(&config)?))
+        Ok(Arc::new(Self::new(&config, Arc::clone(&context.clock))?))
     }
 
-    fn new(config: &DockerConfig) -> Result<Self, PluginError> {
+    fn new(config: &DockerConfig, clock: SharedClock) -> Result<Self, PluginError> {
         if config.sigstore.is_some() {
             return Err(PluginError::unsupported(
                 "the docker workload attestor cannot verify image signatures yet: remove the sigstore section",
@@ -135,6 +138,7 @@ impl DockerAttestor {
             matchers,
             verbose: config.verbose_container_locator_logs,
             is_nested: is_in_nested_pid_namespace(),
+            clock,
             kept: KeptAnswers::default(),
         })
     }
@@ -184,16 +188,7 @@ impl DockerAttestor {
         {
             return Ok(known.selectors);
         }
-        let container = inspect(&engine, &id).await.map_err(|error| {
-            AttestError::unavailable(format!("failed to inspect container {id}")).with_source(error)
-        })?;
-        if !container.id.starts_with(&id) {
-            return Err(AttestError::rejected(format!(
-                "the engine at {address} takes {id} for a name of container {}",
-                container.id
-            )));
-        }
-        let first = confirm(&cgroups, &container, &id, self.is_nested)?;
+        let (container, first) = self.confirmed(&engine, &id, &cgroups).await?;
         let image = if container.image.is_empty() {
             &container.config.image
         } else {
@@ -215,6 +210,52 @@ impl DockerAttestor {
             self.kept.keep(&address, &id, &known);
         }
         Ok(selectors)
+    }
+
+    /// Asks for the container `id` until it is clear whether a process in `cgroups` is in it. Gives the cgroups of the container's
+    /// first process too, if the agent can see it.
+    async fn confirmed(
+        &self,
+        engine: &Engine,
+        id: &str,
+        cgroups: &[Cgroup],
+    ) -> Result<(InspectedContainer, Option<Vec<Cgroup>>), AttestError> {
+        let mut doubtful = None;
+        loop {
+            let container = inspect(engine, id).await.map_err(|error| {
+                AttestError::unavailable(format!("failed to inspect container {id}"))
+                    .with_source(error)
+            })?;
+            if !container.id.starts_with(id) {
+                return Err(AttestError::rejected(format!(
+                    "the engine at {} takes {id} for a name of container {}",
+                    engine.address(),
+                    container.id
+                )));
+            }
+            let pid = container.state.pid;
+            match confirm(cgroups, &container, id, self.is_nested, self.clock.now())? {
+                Verdict::Inside(first) => return Ok((container, Some(first))),
+                Verdict::Unseen => return Ok((container, None)),
+                Verdict::Doubtful(first) if doubtful == Some(pid) => {
+                    return Ok((container, Some(first)));
+                }
+                Verdict::Doubtful(_) if doubtful.is_none() => {
+                    tracing::debug!(
+                        container = id,
+                        pid,
+                        "the first process seems to have started after its container; asking again"
+                    );
+                    doubtful = Some(pid);
+                    tokio::time::sleep(DOUBT).await;
+                }
+                Verdict::Doubtful(_) => {
+                    return Err(AttestError::unavailable(format!(
+                        "container {id} has just been started again"
+                    )));
+                }
+            }
+        }
     }
 }
 
@@ -266,49 +307,6 @@ fn is_set(value: &&str) -> bool {
     !value.is_empty()
 }
 
-/// Confirms by the process that the engine says the container started with that a process in the cgroups `claimed` is in it. Gives
-/// the cgroups of that first process; `None` when its number means nothing to an agent in a PID namespace of its own, which sees
-/// few processes, none of them free to make cgroups.
-fn confirm(
-    claimed: &[Cgroup],
-    container: &InspectedContainer,
-    id: &str,
-    is_nested: bool,
-) -> Result<Option<Vec<Cgroup>>, AttestError> {
-    let pid = container.state.pid;
-    if pid == 0 {
-        return Err(AttestError::unavailable(format!(
-            "container {id} does not run"
-        )));
-    }
-    let process = Peer::of_pid(pid).and_then(|peer| peer.open());
-    let first = match process {
-        Ok(process) => cgroups(&process, false)?,
-        Err(_) if is_nested => return Ok(None),
-        Err(error) => {
-            return Err(AttestError::unavailable(format!(
-                "process {pid}, which container {id} started with, cannot be seen"
-            ))
-            .with_source(error));
-        }
-    };
-    if is_inside(claimed, &first, id) {
-        return Ok(Some(first));
-    }
-    if is_nested && !first.iter().any(|row| row.path.contains(id)) {
-        return Ok(None);
-    }
-    Err(AttestError::rejected(format!(
-        "the cgroup of the process bears the id of container {id}, but is not that container's"
-    )))
-}
-
-/// Tells whether this process is in another PID namespace than the machine's first.
-fn is_in_nested_pid_namespace() -> bool {
-    std::fs::read_link("/proc/self/ns/pid")
-        .is_ok_and(|namespace| namespace != Path::new(FIRST_PID_NAMESPACE))
-}
-
 /// Asks for a container, patiently: an engine may be busy when the first process of a container runs already.
 async fn inspect(engine: &Engine, id: &str) -> Result<InspectedContainer, EngineError> {
     for wait in RETRY_WAITS {
@@ -353,9 +351,9 @@ fn selectors(
 
 /// The name in configurations, and the type of the selectors.
 pub const NAME: &str = "docker";
-/// The inode is part of the kernel's interface (`PROC_PID_INIT_INO`).
-const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 const DOCKER_SOCKET: &str = "unix:///var/run/docker.sock";
+/// Longer than engines take to learn that a container has ended.
+const DOUBT: Duration = Duration::from_secs(1);
 const RETRY_WAITS: [Duration; 3] = [
     Duration::from_millis(100),
     Duration::from_millis(200),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use finial_plugin::PluginError;
@@ -15,6 +15,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::transport::{Address, ConnectError, cure_of_exchange};
 
@@ -53,6 +55,15 @@ pub(super) struct InspectedContainer {
 pub(super) struct ContainerState {
     /// The first process, as the engine counts; 0 when the container does not run.
     pub(super) pid: i32,
+    /// When it was started, as RFC 3339 has it.
+    pub(super) started_at: String,
+}
+
+impl ContainerState {
+    pub(super) fn started_at(&self) -> Option<SystemTime> {
+        let started = OffsetDateTime::parse(&self.started_at, &Rfc3339);
+        started.ok().map(SystemTime::from)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

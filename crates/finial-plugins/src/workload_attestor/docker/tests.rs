@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use finial_plugin::workload::Peer;
+use finial_runtime::clock::SystemClock;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -215,10 +217,10 @@ fn matchers_and_the_new_locator_exclude_each_other() {
         ..DockerConfig::default()
     };
 
-    assert!(DockerAttestor::new(&config(None)).is_err());
-    assert!(DockerAttestor::new(&config(Some(true))).is_err());
-    assert!(DockerAttestor::new(&config(Some(false))).is_ok());
-    assert!(DockerAttestor::new(&DockerConfig::default()).is_ok());
+    assert!(DockerAttestor::new(&config(None), SystemClock::shared()).is_err());
+    assert!(DockerAttestor::new(&config(Some(true)), SystemClock::shared()).is_err());
+    assert!(DockerAttestor::new(&config(Some(false)), SystemClock::shared()).is_ok());
+    assert!(DockerAttestor::new(&DockerConfig::default(), SystemClock::shared()).is_ok());
 }
 
 #[test]
@@ -271,7 +273,7 @@ async fn an_engine_out_of_reach_is_named_with_its_cure() {
 }
 
 fn config(text: &str) -> Result<DockerAttestor, PluginError> {
-    DockerAttestor::new(&serde_json::from_str(text).unwrap())
+    DockerAttestor::new(&serde_json::from_str(text).unwrap(), SystemClock::shared())
 }
 
 #[test]

@@ -1,5 +1,11 @@
 //! What an attestor believes of engines, and what it says when there is nothing to believe.
 
+use std::time::SystemTime;
+
+use finial_runtime::clock::Clock as _;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use super::*;
 
 /// Podman's engine at `podman`, or nobody's, and Docker's.
@@ -9,7 +15,7 @@ fn attestor(docker: &Engine, podman: &str) -> DockerAttestor {
         docker: docker.clone(),
         podman,
         is_nested: false,
-        ..DockerAttestor::new(&DockerConfig::default()).unwrap()
+        ..DockerAttestor::new(&DockerConfig::default(), SystemClock::shared()).unwrap()
     }
 }
 
@@ -26,15 +32,30 @@ fn own_cgroups() -> Vec<Cgroup> {
     cgroups(&own, false).unwrap()
 }
 
-/// An engine that knows one container, which this process is the first of.
+/// An engine that knows one container, which this process is the first of, and started just now.
 fn engine_of_this_process(id: &'static str) -> FakeEngine {
+    engine_of(id, |_| (own_pid(), ago(Duration::ZERO)))
+}
+
+fn ago(time: Duration) -> String {
+    let started = OffsetDateTime::from(SystemClock.now() - time);
+    started.format(&Rfc3339).unwrap()
+}
+
+/// An engine that knows one container; the number of its first process and when it started are what `state` says to each question.
+fn engine_of(
+    id: &'static str,
+    state: impl Fn(usize) -> (i32, String) + Send + 'static,
+) -> FakeEngine {
+    let mut questions = 0;
     FakeEngine::serve(Version::newest(), move |path| {
         if path.starts_with("/containers/") {
-            let pid = own_pid();
+            let (pid, started) = state(questions);
+            questions += 1;
             Reply::of(
                 200,
                 &format!(
-                    r#"{{"Id":"{id}","State":{{"Pid":{pid}}},"Image":"sha256:aaaa","Config":{{"Image":"web:1","Labels":{{"a":"b"}}}}}}"#
+                    r#"{{"Id":"{id}","State":{{"Pid":{pid},"StartedAt":"{started}"}},"Image":"sha256:aaaa","Config":{{"Image":"web:1","Labels":{{"a":"b"}}}}}}"#
                 ),
             )
         } else {
@@ -202,44 +223,86 @@ async fn engines_that_do_not_tell_of_a_container_are_both_named() {
     }
 }
 
-#[tokio::test]
-async fn a_process_is_in_a_container_only_with_its_first_process() {
+#[tokio::test(start_paused = true)]
+async fn a_first_process_younger_than_its_container_is_asked_about_twice() {
+    let long_ago = || ago(Duration::from_hours(24 * 365));
+    // The clock was set since, or the engine does not say.
+    for started in [long_ago(), "0001-01-01T00:00:00Z".to_owned(), String::new()] {
+        let fake = engine_of(ID, move |_| (own_pid(), started.clone()));
+        let attestor = attestor(&fake.engine, "/none");
+        let selectors = attestor.check(claim(&fake.socket(), None)).await.unwrap();
+        assert_eq!(texts(&selectors), SELECTORS);
+        assert_eq!(fake.asked().len(), 3);
+    }
+    // The container had ended, and its number has gone to the caller.
+    let started = long_ago();
+    let fake = engine_of(ID, move |question| match question {
+        0 => (own_pid(), started.clone()),
+        _ => (0, started.clone()),
+    });
+    let attestor = attestor(&fake.engine, "/none");
+    let error = attestor.check(claim(&fake.socket(), None)).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("does not run"), "{error}");
+}
+
+#[test]
+fn a_process_is_in_a_container_only_with_its_first_process() {
     let rows = |path: &str| {
         vec![Cgroup {
             hierarchy: String::new(),
             path: path.to_owned(),
         }]
     };
+    let now = SystemClock.now();
     let started_with = |pid: i32| InspectedContainer {
-        state: engine::ContainerState { pid },
+        state: engine::ContainerState {
+            pid,
+            started_at: ago(Duration::ZERO),
+        },
         ..serde_json::from_str(CONTAINER).unwrap()
     };
-    let own = i32::try_from(std::process::id()).unwrap();
     let claimed = rows(&format!("/user.slice/docker-{ID}.scope"));
+    let confirm = |pid, is_nested| confirm(&claimed, &started_with(pid), ID, is_nested, now);
 
     // This process is in no container at all.
-    let error = confirm(&claimed, &started_with(own), ID, false).unwrap_err();
-    assert!(
-        error.to_string().contains("is not that container's"),
-        "{error}"
-    );
-    assert_eq!(
-        confirm(&claimed, &started_with(own), ID, true).unwrap(),
-        None
-    );
-    let error = confirm(&claimed, &started_with(0), ID, true).unwrap_err();
-    assert!(error.to_string().contains("does not run"), "{error}");
-    let error = confirm(&claimed, &started_with(i32::MAX), ID, false).unwrap_err();
-    assert!(error.to_string().contains("cannot be seen"), "{error}");
-    assert_eq!(
-        confirm(&claimed, &started_with(i32::MAX), ID, true).unwrap(),
-        None
-    );
+    let error = confirm(own_pid(), false).unwrap_err().to_string();
+    assert!(error.contains("is not that container's"), "{error}");
+    assert_eq!(confirm(own_pid(), true).unwrap(), Verdict::Unseen);
+    let error = confirm(0, true).unwrap_err().to_string();
+    assert!(error.contains("does not run"), "{error}");
+    let error = confirm(i32::MAX, false).unwrap_err().to_string();
+    assert!(error.contains("cannot be seen"), "{error}");
+    assert_eq!(confirm(i32::MAX, true).unwrap(), Verdict::Unseen);
+}
 
-    let first = Peer::of_pid(own).unwrap().open().unwrap();
-    let cgroups = cgroups(&first, false).unwrap();
-    assert_eq!(
-        confirm(&cgroups, &started_with(own), ID, false).unwrap(),
-        Some(cgroups)
-    );
+#[test]
+fn a_first_process_is_not_younger_than_its_container() {
+    let process = Peer::of_pid(own_pid()).unwrap().open().unwrap();
+    let now = SystemClock.now();
+    let confirm_at = |started: SystemTime| {
+        let container = InspectedContainer {
+            state: engine::ContainerState {
+                pid: own_pid(),
+                started_at: OffsetDateTime::from(started).format(&Rfc3339).unwrap(),
+            },
+            ..serde_json::from_str(CONTAINER).unwrap()
+        };
+        confirm(&own_cgroups(), &container, ID, false, now).unwrap()
+    };
+    let boot: Duration = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .unwrap()
+        .into();
+    let started = now - boot.saturating_sub(process.start_time().unwrap());
+    let inside = || Verdict::Inside(own_cgroups());
+    let doubtful = || Verdict::Doubtful(own_cgroups());
+    for (container_started, expected) in [
+        (started + Duration::from_millis(5), inside()),
+        (started + Duration::from_secs(9), inside()),
+        (now + Duration::from_secs(9), inside()),
+        (started - Duration::from_millis(150), doubtful()),
+        (started - Duration::from_hours(9), doubtful()),
+    ] {
+        assert_eq!(confirm_at(container_started), expected);
+    }
 }

@@ -219,6 +219,10 @@ async fn an_engine_that_wants_tls_is_named_with_its_cure() {
     let address = listener.local_addr().unwrap();
     let engine = async {
         let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
         stream
             .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
             .await
