@@ -4,8 +4,8 @@
 //! `…:cri-containerd:<id>`, `libpod-<id>.scope/container`. So a path is read from its end, and the first word of exactly 64 hex digits
 //! is the id. Shorter and longer words never are, nor is any other word: what looks odd is no container.
 //!
-//! `/proc/<pid>/cgroup` comes from the kernel. `mountinfo` can be arranged by the workload, so it is asked only where the cgroup file
-//! tells nothing at all: when the agent shares the workload's cgroup namespace and every path in it is `/`.
+//! `/proc/<pid>/cgroup` comes from the kernel. `mountinfo`, which other programs look at too, can be arranged by the process, and says
+//! nothing more of honest ones: it is not read.
 //!
 //! An id found here is a claim: whoever may make cgroups, be it in a subtree delegated to him, can name one after another's container.
 //! [`is_inside`] tells whether it holds, by the process that the engine says the container started with.
@@ -26,18 +26,12 @@ pub struct Container {
 /// Why a container cannot be told.
 #[derive(Debug, Error)]
 pub enum LocateError {
-    /// A file of the process is out of reach.
+    /// The file of the process is out of reach.
     #[error("failed to read where the process runs")]
     Read(#[source] WorkloadError),
     /// A line of `cgroup` has fewer than three fields.
     #[error("invalid cgroup entry {line:?}")]
     Cgroup {
-        /// The line.
-        line: String,
-    },
-    /// A line of `mountinfo` breaks its format.
-    #[error("invalid mountinfo line {line:?}")]
-    MountInfo {
         /// The line.
         line: String,
     },
@@ -74,7 +68,7 @@ pub struct Cgroup {
     pub path: String,
 }
 
-/// What the files of a process tell about its container.
+/// What the cgroups of a process tell about its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// The container; `None` outside of containers.
@@ -85,33 +79,29 @@ pub struct Location {
 
 /// Reads the cgroups of `workload`.
 pub fn cgroups(workload: &Workload, verbose: bool) -> Result<Vec<Cgroup>, LocateError> {
-    let rows = match optional(workload.read_text("cgroup", CGROUP_LIMIT_BYTES))? {
-        Some(content) => cgroup_rows(&content)?,
-        None => Vec::new(),
+    let rows = match workload.read_text("cgroup", CGROUP_LIMIT_BYTES) {
+        Ok(content) => cgroup_rows(&content)?,
+        Err(error) if error.is_missing_file() => Vec::new(),
+        Err(error) => return Err(LocateError::Read(error)),
     };
-    log_rows(
-        verbose,
-        "PID cgroup enumerated",
-        rows.iter().map(|row| &*row.path),
-    );
+    if verbose {
+        let total = rows.len();
+        for (index, row) in rows.iter().enumerate() {
+            tracing::debug!(
+                index = index + 1,
+                total,
+                path = row.path,
+                "PID cgroup enumerated"
+            );
+        }
+    }
     Ok(rows)
 }
 
 /// Finds the container of `workload`.
 pub fn locate(workload: &Workload, verbose: bool) -> Result<Location, LocateError> {
     let cgroups = cgroups(workload, verbose)?;
-    place(cgroups, || {
-        let roots = match optional(workload.read_text("mountinfo", MOUNTINFO_LIMIT_BYTES))? {
-            Some(content) => cgroup_mount_roots(&content)?,
-            None => Vec::new(),
-        };
-        log_rows(
-            verbose,
-            "PID mount enumerated",
-            roots.iter().map(String::as_str),
-        );
-        Ok(roots)
-    })
+    place(cgroups)
 }
 
 /// Tells whether a process in the cgroups `caller` is in the container `id`, whose first process is in the cgroups `first`.
@@ -142,47 +132,15 @@ fn root_of<'a>(path: &'a str, id: &str) -> Option<&'a str> {
     path.get(..end)
 }
 
-/// Finds the container of a process by the contents of its files.
+/// Finds the container of a process by the content of its file.
 #[cfg(fuzzing)]
-pub fn locate_in(cgroup: &str, mountinfo: &str) -> Result<Location, LocateError> {
-    place(cgroup_rows(cgroup)?, || cgroup_mount_roots(mountinfo))
+pub fn locate_in(cgroup: &str) -> Result<Location, LocateError> {
+    place(cgroup_rows(cgroup)?)
 }
 
-fn place(
-    cgroups: Vec<Cgroup>,
-    mount_roots: impl FnOnce() -> Result<Vec<String>, LocateError>,
-) -> Result<Location, LocateError> {
-    let mut container = merge(cgroups.iter().map(|row| &*row.path))?;
-    if container.is_none() && cgroups.iter().all(|row| is_hidden(&row.path)) {
-        container = merge(mount_roots()?.iter().map(String::as_str))?;
-    }
+fn place(cgroups: Vec<Cgroup>) -> Result<Location, LocateError> {
+    let container = merge(cgroups.iter().map(|row| &*row.path))?;
     Ok(Location { container, cgroups })
-}
-
-fn optional(content: Result<String, WorkloadError>) -> Result<Option<String>, LocateError> {
-    match content {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.is_missing_file() => Ok(None),
-        Err(error) => Err(LocateError::Read(error)),
-    }
-}
-
-fn log_rows<'a>(
-    verbose: bool,
-    message: &'static str,
-    paths: impl ExactSizeIterator<Item = &'a str>,
-) {
-    if verbose {
-        let total = paths.len();
-        for (index, path) in paths.enumerate() {
-            tracing::debug!(index = index + 1, total, path, message);
-        }
-    }
-}
-
-/// Tells whether the cgroup namespace keeps from the reader where the process is.
-fn is_hidden(path: &str) -> bool {
-    path.split('/').all(|segment| matches!(segment, "" | ".."))
 }
 
 /// Reads `/proc/<pid>/cgroup`, see `cgroups(7)`: number, hierarchy and path, between colons.
@@ -203,38 +161,6 @@ fn cgroup_rows(content: &str) -> Result<Vec<Cgroup>, LocateError> {
             }
         })
         .collect()
-}
-
-/// Reads the roots of the cgroup mounts in `/proc/<pid>/mountinfo`, see `proc_pid_mountinfo(5)`, without those of whole hierarchies.
-fn cgroup_mount_roots(content: &str) -> Result<Vec<String>, LocateError> {
-    let mut roots = Vec::new();
-    for line in content.lines().filter(|line| !line.is_empty()) {
-        let invalid = || LocateError::MountInfo {
-            line: line.to_owned(),
-        };
-        // Single spaces: the source of a mount may be empty.
-        let fields: Vec<_> = line.split(' ').collect();
-        let separator = fields
-            .iter()
-            .position(|field| *field == "-")
-            .ok_or_else(invalid)?;
-        if separator < 6 {
-            return Err(invalid());
-        }
-        let kind = fields
-            .get(separator + 1)
-            .filter(|kind| !kind.is_empty())
-            .ok_or_else(invalid)?;
-        if matches!(*kind, "cgroup" | "cgroup2") {
-            roots.extend(
-                fields
-                    .get(3)
-                    .filter(|root| **root != "/")
-                    .map(|root| (*root).to_owned()),
-            );
-        }
-    }
-    Ok(roots)
 }
 
 /// Makes one container of what the rows say.
@@ -327,8 +253,6 @@ fn is_word(c: char) -> bool {
 const CONTAINER_ID_LENGTH: usize = 64;
 const POD_UID_LENGTH: usize = 36;
 const CGROUP_LIMIT_BYTES: u64 = 256 * 1024;
-/// A host with ten thousand mounts has some 3 MB.
-const MOUNTINFO_LIMIT_BYTES: u64 = 16 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests;
