@@ -23,7 +23,6 @@ fn nobody_gets_the_identity_of_another_by_mounts_cgroups_namespaces_or_shared_fi
 }
 
 #[test]
-#[ignore = "the docker attestor believes a process that has taken the number of a container's first, until the engine knows better"]
 fn the_pid_of_a_container_that_has_ended_is_worth_nothing() {
     let Some((played, _log)) = play(&["--lagging"]) else {
         return;
