@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use finial_tests::lab::Lab;
 use finial_tests::{tools, wait};
+use tokio::time::Instant;
 
 #[test]
 fn an_agent_that_attests_again_by_itself_is_never_told_to_by_the_end_of_its_old_stream() {
@@ -70,4 +71,34 @@ fn an_agent_that_attests_again_by_itself_is_never_told_to_by_the_end_of_its_old_
     // Nothing on the server's side that an operator would have to look into.
     let log = server.output();
     assert!(!log.contains("is not active"), "{log}");
+}
+
+#[test]
+fn an_agent_that_was_off_for_longer_than_its_authorities_last_trusts_the_bootstrap_bundle_anew() {
+    let mut lab = Lab::new().unwrap();
+    lab.server_settings =
+        "ca_ttl = \"10s\"\n agent_ttl = \"5s\"\n default_x509_svid_ttl = \"5s\"".to_owned();
+    let mut server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let agent_lab = lab.agent("agent");
+    let token = lab.join_token().unwrap();
+    let mut agent = agent_lab.start(Some(&token)).unwrap();
+    // Both are off until nothing is valid that the agent has kept.
+    agent.kill().unwrap();
+    server.kill().unwrap();
+    let stopped = Instant::now();
+    wait::until("the end of the CA", Duration::from_secs(20), || {
+        (stopped.elapsed() > Duration::from_secs(12)).then_some(())
+    });
+
+    let _server = lab.start_server().unwrap();
+    lab.write_bundle().unwrap();
+    let token = lab.join_token().unwrap();
+    let agent = agent_lab.start(Some(&token)).unwrap();
+
+    let log = agent.output();
+    assert!(
+        log.contains("Every authority of the stored bundle has expired"),
+        "{log}"
+    );
 }

@@ -9,7 +9,7 @@ pub mod exchange;
 pub mod storage;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use finial_pki::csr;
@@ -22,8 +22,9 @@ use spiffe_types::id::TrustDomain;
 use spiffe_types::svid::x509::X509Svid;
 use thiserror::Error;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use self::bootstrap::{Bootstrap, BootstrapError, Trust};
+use self::bootstrap::{Bootstrap, BootstrapError, Source, Trust};
 use self::exchange::ExchangeError;
 use self::storage::{BootstrapState, BootstrapUse, Storage, StorageError, StoredSvid};
 use crate::identity::AgentSvid;
@@ -154,10 +155,9 @@ impl NodeAttestation {
     }
 
     async fn attempt(&self) -> Result<Attested, AttestationError> {
-        let cached = self.storage.bundle();
-        let trust = match &cached {
-            Some(authorities) => Trust::Authorities(authorities.clone()),
-            None => self.first_trust().await?,
+        let trust = match self.storage.bundle() {
+            Some(authorities) if !self.is_outlived(&authorities) => Trust::Authorities(authorities),
+            _ => self.first_trust().await?,
         };
         match &trust {
             Trust::Authorities(_) => {
@@ -181,6 +181,25 @@ impl NodeAttestation {
         self.store(&attested).await?;
         self.note_success(started).await?;
         Ok(attested)
+    }
+
+    /// Tells whether a cached bundle can vouch for nobody any more, since the agent was off for longer than its authorities last. What an
+    /// operator vouches for is then asked anew; an agent that began without that must not begin so again.
+    fn is_outlived(&self, authorities: &[Bytes]) -> bool {
+        let now = self.clock.now();
+        let has_ended = |der: &Bytes| {
+            X509Authority::parse(der.clone(), false)
+                .is_ok_and(|authority| authority.not_after() <= now)
+        };
+        let is_outlived =
+            self.bootstrap.source != Source::Insecure && authorities.iter().all(has_ended);
+        if is_outlived {
+            tracing::warn!(
+                subsystem_name = SUBSYSTEM,
+                "Every authority of the stored bundle has expired; asking for the bootstrap bundle again"
+            );
+        }
+        is_outlived
     }
 
     /// Asks the bootstrap source, and keeps count of it.
@@ -248,7 +267,7 @@ impl NodeAttestation {
         if svid.not_after() <= self.clock.now() + EXPIRY_SLACK {
             tracing::warn!(
                 subsystem_name = SUBSYSTEM,
-                expiry = ?OffsetDateTime::from(svid.not_after()),
+                expiry = rfc3339(svid.not_after()),
                 "SVID key recovered, but SVID is expired. Generating new keypair"
             );
             return Ok(None);
@@ -402,6 +421,11 @@ impl NodeAttestation {
     fn now(&self) -> OffsetDateTime {
         OffsetDateTime::from(self.clock.now())
     }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time).truncate_to_second();
+    time.format(&Rfc3339).unwrap_or_default()
 }
 
 /// Why attestation ended, in one line for an operator.
