@@ -362,9 +362,13 @@ fn cure_of_tls(error: &io::Error) -> &'static str {
 pub(super) fn cure_of_exchange(error: &(dyn StdError + 'static)) -> &'static str {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let tls = error.downcast_ref::<io::Error>().and_then(tls_error);
-        if let Some(rustls::Error::AlertReceived(alert)) = tls {
-            return cure_of_alert(*alert);
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            match tls_error(error) {
+                Some(rustls::Error::AlertReceived(alert)) => return cure_of_alert(*alert),
+                // Without TLS it is no error of the connection.
+                None if error.kind() == io::ErrorKind::UnexpectedEof => return WANTS_CERTIFICATE,
+                Some(_) | None => {}
+            }
         }
         cause = error.source();
     }
@@ -381,10 +385,7 @@ fn cure_of_alert(alert: AlertDescription) -> &'static str {
         | Alert::CertificateUnknown
         | Alert::CertificateRevoked
         | Alert::UnsupportedCertificate
-        | Alert::AccessDenied => {
-            "the engine asks for a certificate that it trusts; set docker_tls_certificate_path and docker_tls_private_key_path to one \
-             from the authority of its --tlscacert"
-        }
+        | Alert::AccessDenied => WANTS_CERTIFICATE,
         _ => "the engine refuses TLS with the agent",
     }
 }
@@ -399,6 +400,8 @@ const PORT: u16 = 80;
 const TLS_PORT: u16 = 2376;
 /// All authorities of a system take up to 1 MB.
 const FILE_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
+const WANTS_CERTIFICATE: &str = "the engine seems to want a certificate that it trusts; set docker_tls_certificate_path and docker_tls_private_key_path \
+     to one from the authority of its --tlscacert";
 const BROKEN_PEM: &str = "it is not PEM";
 
 #[cfg(test)]
