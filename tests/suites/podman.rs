@@ -114,7 +114,14 @@ fn a_labelled_container_of_podman_gets_its_identity_and_one_without_is_refused()
     let parent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
     let selector = "docker:label:org.example.workload:a";
     lab.server_does(&[
-        "entry", "create", "-spiffeID", &id, "-parentID", &parent, "-selector", selector,
+        "entry",
+        "create",
+        "-spiffeID",
+        &id,
+        "-parentID",
+        &parent,
+        "-selector",
+        selector,
     ])
     .unwrap();
 
@@ -139,5 +146,8 @@ fn a_labelled_container_of_podman_gets_its_identity_and_one_without_is_refused()
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&explained.stdout);
-    assert!(text.contains(&format!("Missing        : {selector}")), "{text}");
+    assert!(
+        text.contains(&format!("Missing        : {selector}")),
+        "{text}"
+    );
 }
