@@ -147,8 +147,8 @@ fn a_zombie_is_refused() {
         let mut end = Vec::new();
         // The kernel closes it when the process is on its way out; unread bytes make that an error.
         drop(connected.socket.read_to_end(&mut end));
-        let deadline = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap()
-            + Duration::from_secs(10);
+        let deadline =
+            std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(10);
         while workload.is_alive() && std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap() < deadline
         {
             std::thread::yield_now();
