@@ -18,7 +18,7 @@ if [ "${1:-}" != --packed ]; then
     # `--target` keeps the flags away from build scripts and macros, which cannot be linked statically. Packed relative relocations take
     # half a megabyte off. Where the sources lie must not be in the binaries: the same sources make the same binaries anywhere.
     home=${CARGO_HOME:-$HOME/.cargo}
-    export RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$PWD=/finial --remap-path-prefix=$home=/cargo"
+    export RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --remap-path-prefix=$PWD=/finial --remap-path-prefix=${CARGO_TARGET_DIR:-target}=/finial/target --remap-path-prefix=$home=/cargo"
     export CFLAGS="-ffile-prefix-map=$home=/cargo"
     mkdir -p "$packed"
     for name in server agent; do
