@@ -78,6 +78,8 @@ restarts() {
 
 case ${1:-up} in
     up)
+        # The workloads of this very checkout; server and agent are built only if there are none.
+        docker compose build --quiet pki
         since=$(date +%s)
         docker compose up -d
         step "waiting for the first answer"
