@@ -27,6 +27,8 @@ impl Podman {
 
     fn command(&self) -> Command {
         let mut command = Command::new("podman");
+        // Podman looks for credentials there, and must not miss what it does not need.
+        command.env_remove("DOCKER_CONFIG");
         for (flag, name) in [("--root", "storage"), ("--runroot", "run")] {
             command.arg(flag).arg(self.folder.join(name));
         }
