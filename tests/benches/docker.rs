@@ -33,18 +33,9 @@ pub(crate) fn measure(make: &Make) {
     let mut agent_lab = lab.agent("agent");
     "WorkloadAttestor \"docker\" { plugin_data {} }".clone_into(&mut agent_lab.workload_attestor);
     let agent = agent_lab.start_of(make, Some(&token)).unwrap();
-    let entry = format!("docker:label:{LABEL}:yes");
-    lab.server_does(&[
-        "entry",
-        "create",
-        "-spiffeID",
-        &format!("spiffe://{TRUST_DOMAIN}/web"),
-        "-parentID",
-        &format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}"),
-        "-selector",
-        &entry,
-    ])
-    .unwrap();
+    let selector = format!("docker:label:{LABEL}:yes");
+    let parent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
+    lab.register_for("/web", &parent, &selector, &[]).unwrap();
 
     let containers = Containers::start();
     let home = Cgroups::of("self");

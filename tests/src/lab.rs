@@ -220,18 +220,21 @@ plugins {{
 
     /// Registers an identity for the processes of the calling user under the agent `parent`; `flags` are appended.
     pub fn register(&self, path: &str, parent: &str, flags: &[&str]) -> Result<String> {
-        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
         let selector = format!("unix:uid:{}", nix::unistd::getuid());
-        let mut arguments = vec![
-            "entry",
-            "create",
-            "-spiffeID",
-            &id,
-            "-parentID",
-            parent,
-            "-selector",
-            &selector,
-        ];
+        self.register_for(path, parent, &selector, flags)
+    }
+
+    /// Registers an identity for what `selector` tells under the agent `parent`; `flags` are appended. Gives the SPIFFE ID.
+    pub fn register_for(
+        &self,
+        path: &str,
+        parent: &str,
+        selector: &str,
+        flags: &[&str],
+    ) -> Result<String> {
+        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
+        let mut arguments = vec!["entry", "create", "-spiffeID", &id];
+        arguments.extend(["-parentID", parent, "-selector", selector]);
         arguments.extend_from_slice(flags);
         self.server_does(&arguments)?;
         Ok(id)

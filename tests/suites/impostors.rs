@@ -49,18 +49,7 @@ fn play(flags: &[&str]) -> Option<(Value, String)> {
         ("/two", "unix:uid:20002"),
         ("/victim", "docker:label:who:victim"),
     ] {
-        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
-        lab.server_does(&[
-            "entry",
-            "create",
-            "-spiffeID",
-            &id,
-            "-parentID",
-            &parent,
-            "-selector",
-            selector,
-        ])
-        .unwrap();
+        lab.register_for(path, &parent, selector, &[]).unwrap();
     }
     let engine = lab.path().join("engine.sock");
     let mut agent_lab = lab.agent("agent");

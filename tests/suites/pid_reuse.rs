@@ -30,19 +30,8 @@ fn nobody_gets_the_identity_of_another_user_by_a_recycled_pid_or_a_passed_socket
     let token = lab.join_token().unwrap();
     let parent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
     for (path, uid) in [("/root", "0"), ("/one", "20001"), ("/two", "20002")] {
-        let id = format!("spiffe://{TRUST_DOMAIN}{path}");
         let selector = format!("unix:uid:{uid}");
-        lab.server_does(&[
-            "entry",
-            "create",
-            "-spiffeID",
-            &id,
-            "-parentID",
-            &parent,
-            "-selector",
-            &selector,
-        ])
-        .unwrap();
+        lab.register_for(path, &parent, &selector, &[]).unwrap();
     }
     let agent_lab = lab.agent("agent");
     let agent = agent_lab.start(Some(&token)).unwrap();

@@ -112,20 +112,9 @@ fn a_labelled_container_of_podman_gets_its_identity_and_one_without_is_refused()
         podman.socket().display()
     );
     let _agent = agent_lab.start(Some(&token)).unwrap();
-    let id = format!("spiffe://{TRUST_DOMAIN}/a");
     let parent = format!("spiffe://{TRUST_DOMAIN}/spire/agent/join_token/{token}");
     let selector = "docker:label:org.example.workload:a";
-    lab.server_does(&[
-        "entry",
-        "create",
-        "-spiffeID",
-        &id,
-        "-parentID",
-        &parent,
-        "-selector",
-        selector,
-    ])
-    .unwrap();
+    let id = lab.register_for("/a", &parent, selector, &[]).unwrap();
 
     podman.start("a", &agent_lab, &["--label=org.example.workload=a"]);
     podman.start("stranger", &agent_lab, &[]);
